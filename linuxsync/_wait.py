@@ -1,0 +1,72 @@
+"""Waiting: poll(2) for threads, the event loop for coroutines, one absolute deadline for both. Nothing else waits."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
+
+from ._fd import OwnedFd
+from ._native.wait import wait_all, wait_any
+
+__all__ = ["as_readable", "readable", "wait_all", "wait_any"]
+
+Owner = TypeVar("Owner", bound=OwnedFd)
+
+
+def _set_done(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+def _time_out(done: asyncio.Future[None], message: str) -> None:
+    if not done.done():
+        done.set_exception(TimeoutError(errno.ETIME, message))
+
+
+async def readable(owner: OwnedFd, timeout: float | None, message: str) -> None:
+    """Return once ``owner`` is readable; TimeoutError(ETIME, message) after ``timeout`` seconds, None for never."""
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    # A loop knows one reader for each descriptor number: a second waiter would replace the first, and a close by
+    # somebody else would leave it waiting for whatever the number names next. So every waiter watches its own duplicate.
+    with owner.dup() as own:
+        loop.add_reader(own.fileno(), _set_done, done)
+        timer = None
+        if timeout is not None and timeout != math.inf:
+            timer = loop.call_later(timeout, _time_out, done, message)
+        try:
+            await done
+        finally:
+            loop.remove_reader(own.fileno())
+            if timer is not None:
+                timer.cancel()
+
+
+async def as_readable(owners: Iterable[Owner]) -> AsyncIterator[Owner]:
+    """Yield each of ``owners`` as it becomes readable."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Queue[int] = asyncio.Queue()
+    waiting: dict[int, tuple[OwnedFd, Owner]] = {}
+
+    def arrived(number: int) -> None:
+        loop.remove_reader(number)
+        ready.put_nowait(number)
+
+    try:
+        for owner in owners:
+            own = owner.dup()
+            waiting[own.fileno()] = own, owner
+            loop.add_reader(own.fileno(), arrived, own.fileno())
+        while waiting:
+            own, owner = waiting.pop(await ready.get())
+            own.close()
+            yield owner
+    finally:
+        for own, _ in waiting.values():
+            loop.remove_reader(own.fileno())
+            own.close()

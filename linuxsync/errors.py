@@ -1,0 +1,34 @@
+"""What goes wrong with a fence itself. A call that the kernel refuses is a plain OSError and needs no class of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._native.sync_file import SyncFileInfo
+
+__all__ = ["FenceError"]
+
+
+class FenceError(OSError):
+    """A fence signaled with an error: whoever had to finish the work behind it failed, was reset or went away.
+
+    Attributes:
+        errno: the fence's error as a positive errno; ENOENT where a sw_sync timeline was closed before its time.
+        info: the SyncFileInfo in which it was seen, None if there is none.
+    """
+
+    info: SyncFileInfo | None = None
+
+    @classmethod
+    def of(cls, info: SyncFileInfo, context: str) -> FenceError:
+        """Make the error for the first fence of ``info`` that has failed; ``context`` says where it was met."""
+        failed = next(fence for fence in info.fences if fence.status < 0)
+        error = cls(
+            -failed.status,
+            f"{os.strerror(-failed.status)}: fence {info.name!r} of {failed.driver_name}, "
+            f"timeline {failed.obj_name!r}, signaled with an error ({context})",
+        )
+        error.info = info
+        return error

@@ -1,0 +1,131 @@
+"""sw_sync: timelines that this process advances, for tests (drivers/dma-buf/sw_sync.c). Needs debugfs and root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from ._native import sw_sync as _native
+from .sync_file import FenceStatus, SyncFile
+
+__all__ = ["Timeline", "available", "find"]
+
+
+def _debugfs_mounts() -> list[Path]:
+    """Where debugfs is mounted in this mount namespace."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, source = line.partition(" - ")
+        if source.startswith("debugfs "):
+            # proc(5): blanks and backslashes in a path are written as \ooo.
+            path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
+            mounts.append(Path(path))
+    return mounts
+
+
+def find() -> str:
+    """Return the path of the sw_sync file, under whichever debugfs is mounted. Nothing is mounted or loaded.
+
+    Raises:
+        FileNotFoundError: there is none; the message says whether the kernel has no debugfs, debugfs is not mounted, or
+            the kernel has no CONFIG_SW_SYNC, and what to do.
+        PermissionError: debugfs may not be entered; usually only root may.
+    """
+    mounts = _debugfs_mounts()
+    for mount in mounts:
+        path = mount / "sync" / "sw_sync"
+        try:
+            path.stat()
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            raise PermissionError(
+                errno.EACCES, "sw_sync needs root: debugfs may not be entered by others; try sudo", str(path)
+            ) from error
+        return str(path)
+    if mounts:
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"debugfs is mounted on {mounts[0]} but has no sync/sw_sync: this kernel was built without CONFIG_SW_SYNC; "
+            "boot one that has it (vm/run does)",
+        )
+    if "\tdebugfs\n" in Path("/proc/filesystems").read_text():
+        raise FileNotFoundError(
+            errno.ENOENT, "sw_sync lives in debugfs, which is not mounted: mount -t debugfs none /sys/kernel/debug"
+        )
+    raise FileNotFoundError(
+        errno.ENOENT, "sw_sync lives in debugfs, and this kernel was built without CONFIG_DEBUG_FS (vm/run boots one with)"
+    )
+
+
+def available() -> bool:
+    """Whether ``Timeline()`` would find a sw_sync file that this process may open."""
+    try:
+        return os.access(find(), os.R_OK | os.W_OK)
+    except OSError:
+        return False
+
+
+class Timeline(_native.Timeline):
+    """A sw_sync timeline: fences are points on it, and ``inc`` signals those that it passes.
+
+    Closing the last descriptor of a timeline fails the fences that are still ahead, with ENOENT.
+
+    Args:
+        name: the timeline's name in the kernel, at most 15 bytes of UTF-8 without NUL; None leaves it to the kernel, which
+            takes the calling thread's. The thread is not left renamed.
+        path: the sw_sync file; None asks ``find()``.
+    Raises:
+        ValueError: the name is too long or has a NUL.
+        FileNotFoundError, PermissionError: no sw_sync, or not for this user; see ``find``.
+        OSError: EMFILE; ENOMEM; ENOTTY, ``path`` is something else.
+
+    Mirrors open(2) of debugfs sync/sw_sync (``sw_sync_debugfs_open``). Values are 32-bit and compared by their signed
+    difference: on a new timeline, at 0, the fences 1 to 2**31 - 1 are ahead and 2**31 and more have passed.
+
+    Threads: every method may be called from many threads at once as long as none closes the object.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, name: str | None = None, path: str | os.PathLike[str] | None = None) -> None:
+        encoded = None
+        if name is not None:
+            encoded = name.encode("utf-8", "surrogateescape")
+            if len(encoded) > 15 or b"\0" in encoded:
+                raise ValueError(f"a timeline's name has at most 15 bytes of UTF-8 and no NUL, not {name!r}")
+        where = os.fsencode(find() if path is None else path)
+        if b"\0" in where:
+            raise ValueError(f"embedded NUL in path {path!r}")
+        self._open(where, encoded)
+
+    def create_fence(self, value: int) -> SyncFile:
+        """Return a new fence that signals when the timeline reaches ``value``.
+
+        The fence is independent of this object: it may outlive it. To give it a name, merge it with itself.
+
+        Args:
+            value: 0 <= value < 2**32 (``__u32``); already signaled if the timeline is there or past it.
+        Raises:
+            ValueError: closed; ``value`` is no u32.
+            OSError: EMFILE; ENOMEM.
+
+        Mirrors SW_SYNC_IOC_CREATE_FENCE (``sw_sync_ioctl_create_fence``), whose name argument the kernel ignores.
+        """
+        return self._create_fence(value, SyncFile)
+
+    @property
+    def name(self) -> str:
+        """What the kernel calls the timeline: ``obj_name`` of its fences.
+
+        The kernel tells it through a fence only, so one is made and closed again. It must be an active one (from Linux
+        6.17 on signaled fences have lost their timeline); of four values around the circle one is always ahead.
+        """
+        for value in (0x40000000, 0x80000000, 0xC0000000, 0):
+            with self.create_fence(value) as fence:
+                point = fence.fences[0]
+                if point.status == FenceStatus.ACTIVE:
+                    return point.obj_name
+        raise AssertionError("four values around the circle cannot all have been passed")

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Ownership of one file descriptor; the only close(2) and the only dup in the project."""
+
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport PyObject
+from libc.errno cimport EINTR, errno
+from libc.limits cimport INT_MAX
+
+from xioctl cimport refusal
+
+from operator import index
+from warnings import warn
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close"(int fd)
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int fd, int cmd, ...)
+    const int F_DUPFD_CLOEXEC
+    const int F_GETFD
+
+cdef tuple no_arguments = ()
+
+
+cdef object adopt(type cls, int fd):
+    """An instance of `cls`, made without __init__, that owns a descriptor which the kernel has just handed out."""
+    cdef OwnedFd made
+    try:
+        made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
+    except BaseException:
+        c_close(fd)
+        raise
+    made.number = fd
+    return made
+
+
+cdef void drop(int fd) noexcept nogil:
+    """Close a descriptor that no object owns yet."""
+    c_close(fd)
+
+
+cdef int as_int(object value, str what) except? -1:
+    """A descriptor number out of anything with __index__, as ValueError or TypeError where it can't be one."""
+    number = index(value)
+    if not 0 <= number <= INT_MAX:
+        raise ValueError(f"{what} must be between 0 and {INT_MAX}, not {number}")
+    return number
+
+
+cdef class OwnedFd:
+    """One open file descriptor and the duty to close it.
+
+    The base of everything here that is a descriptor. Use it with ``with``; an object that is forgotten closes its
+    descriptor and warns (ResourceWarning), as files do.
+
+    Args:
+        fd: an open descriptor (int >= 0). It belongs to the object from here on; if the constructor raises, it is
+            still the caller's. To keep yours, use ``from_fd``.
+    Raises:
+        TypeError, ValueError: ``fd`` is not an int, is negative or is larger than a C int.
+        OSError: EBADF, it is not open; ENOTTY, it is not the kind of file that the class is for.
+
+    Threads: any method may be called from many threads as long as none closes the object. After a fork both
+    processes own a descriptor of the same open file. Objects can't be pickled: send the descriptor with
+    ``socket.send_fds`` and give what arrives to the constructor.
+    """
+
+    def __cinit__(self):
+        self.number = -1
+
+    def __init__(self, fd):
+        cdef int number = as_int(fd, "a file descriptor")
+        if self.number >= 0:
+            raise ValueError(f"{self!r} already owns a file descriptor")
+        if fcntl(number, F_GETFD) == -1:
+            raise refusal(errno, f"{type(self).__name__}({number})")
+        self.number = number
+        try:
+            self._check()
+        except BaseException:
+            self.number = -1  # it stays the caller's
+            raise
+
+    def _check(self):
+        """Ask the kernel whether the file is of this kind; a subclass raises OSError(ENOTTY) where it is not."""
+
+    @classmethod
+    def from_fd(cls, fd):
+        """Return an object that owns a duplicate (close-on-exec) of ``fd``, which stays the caller's.
+
+        Args:
+            fd: an open descriptor (int >= 0) or an object with ``fileno()``.
+        Raises:
+            TypeError, ValueError: ``fd`` is no descriptor number.
+            OSError: EBADF, it is not open; EMFILE; ENOTTY, it is not the kind of file that the class is for.
+
+        Mirrors fcntl(2) F_DUPFD_CLOEXEC.
+        """
+        cdef int number = as_int(fd.fileno() if hasattr(fd, "fileno") else fd, "a file descriptor")
+        made = adopt(cls, duplicate(number))
+        try:
+            made._check()
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def fileno(self):
+        """Return the descriptor (int >= 0), which stays the object's. ValueError once it is closed."""
+        if self.number < 0:
+            raise ValueError(f"I/O operation on closed {type(self).__name__}")
+        return self.number
+
+    @property
+    def closed(self):
+        """Whether the descriptor has been closed or detached."""
+        return self.number < 0
+
+    def close(self):
+        """Close the descriptor; a second call does nothing.
+
+        Raises:
+            OSError: EIO, ENOSPC or EDQUOT from close(2); the descriptor is gone all the same.
+        """
+        cdef int number = self.number
+        cdef int result, error
+        if number < 0:
+            return
+        self.number = -1
+        with nogil:
+            result = c_close(number)
+            error = errno
+        # EINTR too means that Linux has closed it, so there is nothing to try again.
+        if result == -1 and error != EINTR:
+            raise refusal(error, f"close({number})")
+
+    def detach(self):
+        """Give the descriptor (int) to the caller, who closes it; the object is closed from here on."""
+        cdef int number = self.number
+        if number < 0:
+            raise ValueError(f"I/O operation on closed {type(self).__name__}")
+        self.number = -1
+        return number
+
+    def dup(self):
+        """Return a second object of the same class on the same open file.
+
+        Raises:
+            ValueError: closed.
+            OSError: EMFILE, this process has no free descriptor.
+
+        Mirrors fcntl(2) F_DUPFD_CLOEXEC.
+        """
+        return adopt(type(self), duplicate(self.fileno()))
+
+    def __enter__(self):
+        self.fileno()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def __del__(self):
+        cdef int number = self.number
+        if number < 0:
+            return
+        try:
+            warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self.number = -1
+            c_close(number)
+
+    def __repr__(self):
+        return f"<closed {type(self).__name__}>" if self.number < 0 else f"{type(self).__name__}({self.number})"
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f"cannot pickle or copy a {type(self).__name__}: use dup(), or socket.send_fds to another process")
+
+
+cdef int duplicate(int fd) except -1:
+    cdef int number = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+    if number == -1:
+        raise refusal(errno, f"dup of fd {fd}")
+    return number

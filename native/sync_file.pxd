@@ -1,0 +1,4 @@
+from linuxsync._native.fd cimport OwnedFd
+
+cdef class SyncFile(OwnedFd):
+    pass

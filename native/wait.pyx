@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""poll(2) under one absolute deadline. Nothing else in the project blocks on a descriptor.
+
+poll, not select: a descriptor above 1023 is as good as any other. ppoll, for its nanoseconds. A signal runs Python's
+handlers and the wait goes on until the same deadline; what a handler raises is let through.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.errno cimport EAGAIN, EBADF, EINTR, errno
+from libc.math cimport isnan
+from libc.stdint cimport INT64_MAX, int64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from linuxsync._native.fd cimport OwnedFd, fd_of
+from xioctl cimport refusal
+
+cdef extern from "<poll.h>" nogil:
+    ctypedef unsigned long nfds_t
+    int ppoll(pollfd *fds, nfds_t count, const timespec *timeout, const void *mask)
+
+cdef enum:
+    NS = 1000000000
+
+cdef int64_t NEVER = INT64_MAX
+
+
+cdef int64_t now() noexcept nogil:
+    cdef timespec at
+    clock_gettime(CLOCK_MONOTONIC, &at)
+    return <int64_t>at.tv_sec * NS + at.tv_nsec
+
+
+cdef int64_t deadline_of(object timeout) except -1:
+    """The moment at which `timeout` seconds are over: 0 for "ask once", NEVER for None and for more than a century."""
+    cdef double seconds
+    if timeout is None:
+        return NEVER
+    seconds = timeout
+    if seconds == 0:
+        return 0
+    if isnan(seconds) or seconds < 0:
+        raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+    if seconds > 4e9:
+        return NEVER
+    return now() + <int64_t>(seconds * NS)
+
+
+cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
+    """How many of `polled` have news, 0 when the deadline came first."""
+    cdef timespec left
+    cdef timespec *limit = NULL
+    cdef int64_t ns
+    cdef int result, error
+    while True:
+        if deadline != NEVER:
+            ns = 0 if deadline == 0 else deadline - now()
+            if ns < 0:
+                ns = 0
+            left.tv_sec = ns // NS
+            left.tv_nsec = ns % NS
+            limit = &left
+        if deadline == 0:  # does not block, so it need not pay for letting go of the GIL
+            result = ppoll(polled, count, limit, NULL)
+            error = errno
+        else:
+            with nogil:
+                result = ppoll(polled, count, limit, NULL)
+                error = errno
+        if result >= 0:
+            return result
+        if error != EINTR and error != EAGAIN:
+            raise refusal(error, f"poll of {count} file descriptors")
+        PyErr_CheckSignals()
+
+
+cdef int bad(int fd) except -1:
+    raise refusal(EBADF, f"poll of fd {fd}, which somebody else has closed")
+
+
+cdef int wait_one(OwnedFd owner, short events, int64_t deadline) except -1:
+    """1 once one of `events` is there on `owner`, 0 when the deadline came first."""
+    cdef pollfd polled
+    polled.fd = fd_of(owner)
+    polled.events = events
+    polled.revents = 0
+    if wait(&polled, 1, deadline) == 0:
+        return 0
+    if polled.revents & POLLNVAL:
+        bad(polled.fd)
+    return 1
+
+
+cdef pollfd *gather(list owners, short events) except NULL:
+    """poll(2)'s array for `owners`; the caller frees it."""
+    cdef Py_ssize_t i
+    cdef pollfd *polled = <pollfd *>PyMem_Malloc(len(owners) * sizeof(pollfd))
+    if polled is NULL:
+        raise MemoryError
+    try:
+        for i in range(len(owners)):
+            if not isinstance(owners[i], OwnedFd):  # a cdef parameter would take None for one
+                raise TypeError(f"can't wait for a {type(owners[i]).__name__}")
+            polled[i].fd = fd_of(<OwnedFd>owners[i])
+            polled[i].events = events
+            polled[i].revents = 0
+    except BaseException:
+        PyMem_Free(polled)
+        raise
+    return polled
+
+
+def wait_all(list owners not None, timeout=None):
+    """Wait until each of ``owners`` (list of OwnedFd) is readable.
+
+    Args:
+        timeout: seconds (float >= 0) for all of them together, None for ever, 0 to ask once.
+    Returns:
+        None once all are, else the first that was not when the time was over.
+    Raises:
+        ValueError: an owner is closed; a negative timeout.
+        OSError: EBADF, somebody else closed one; EINVAL, more than RLIMIT_NOFILE of them.
+
+    Mirrors poll(2). Threads: releases the GIL while it waits.
+    """
+    cdef int64_t deadline = deadline_of(timeout)
+    cdef Py_ssize_t i
+    cdef pollfd *polled
+    if not owners:
+        return None
+    polled = gather(owners, POLLIN)
+    try:
+        # One call for all that are ready already, then one by one: all must come, so their order does not matter, and
+        # n waits cost n calls where asking for all pending ones each time would cost n squared.
+        wait(polled, len(owners), 0)
+        for i in range(len(owners)):
+            if polled[i].revents == 0 and wait(&polled[i], 1, deadline) == 0:
+                return owners[i]
+            if polled[i].revents & POLLNVAL:
+                bad(polled[i].fd)
+    finally:
+        PyMem_Free(polled)
+    return None
+
+
+def wait_any(list owners not None, timeout=None):
+    """Wait until one of ``owners`` (list of OwnedFd) is readable; return the first such, or None when time is over.
+
+    Args, Raises, Threads: as ``wait_all``. With no owners there is nothing to wait for: None at once.
+    """
+    cdef int64_t deadline = deadline_of(timeout)
+    cdef Py_ssize_t i
+    cdef pollfd *polled
+    if not owners:
+        return None
+    polled = gather(owners, POLLIN)
+    try:
+        if wait(polled, len(owners), deadline):
+            for i in range(len(owners)):
+                if polled[i].revents & POLLNVAL:
+                    bad(polled[i].fd)
+                if polled[i].revents:
+                    return owners[i]
+    finally:
+        PyMem_Free(polled)
+    return None

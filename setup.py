@@ -1,0 +1,54 @@
+"""What pyproject.toml can't say: the extension modules, and packages whose folders lie beside linuxsync/."""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+HERE = Path(__file__).parent
+PACKAGES = {"linuxsync": "linuxsync", "linuxsync._native": "native", "linuxsync.vm": "vm"}
+MODULES = ["fd", "wait", "sync_file", "sw_sync"]
+
+# Set where nothing may warn: CI. The three that are off are about code which Cython writes, not we.
+STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+
+
+def native_modules() -> list[Extension]:
+    """The modules of native/, compiled under the name of the package that they are installed in."""
+    # A module that uses another's C types must find its .pxd under the package's name, which the folder does not have.
+    view = HERE / "build" / "pxd" / "linuxsync"
+    view.mkdir(parents=True, exist_ok=True)
+    (view / "__init__.pxd").touch()
+    link = view / "_native"
+    if not link.is_symlink():
+        link.symlink_to(os.path.relpath(HERE / "native", view))
+    flags = STRICT if os.environ.get("LINUXSYNC_STRICT") else []
+    extensions = [
+        Extension(
+            f"linuxsync._native.{name}",
+            [f"native/{name}.pyx"],
+            include_dirs=["native"],
+            depends=["native/uapi.h"],
+            extra_compile_args=["-O2", *flags],
+        )
+        for name in MODULES
+    ]
+    return cythonize(
+        extensions,
+        include_path=["build/pxd", "native"],
+        build_dir="build/cython",
+        compiler_directives={"language_level": 3, "binding": True, "embedsignature": True},
+    )
+
+
+setup(
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={
+        "linuxsync": ["py.typed"],
+        "linuxsync._native": ["*.pyi", "*.pxd", "*.h"],
+        "linuxsync.vm": ["kernel.config", "qemu", "run"],
+    },
+    ext_modules=native_modules(),
+)
