@@ -132,9 +132,9 @@ def wait_all(fences: Iterable[SyncFile], timeout: float | None = None) -> None:
 
     Mirrors poll(2). Threads: as SyncFile.wait.
     """
-    missing = _wait.wait_all(list(fences), timeout)
+    missing = _wait.wait_all(fences if isinstance(fences, list) else list(fences), timeout)
     if missing is not None:
-        raise TimeoutError(errno.ETIME, f"{missing!r} had not signaled after {timeout} s")
+        raise TimeoutError(errno.ETIME, f"SyncFile({missing}) had not signaled after {timeout} s")
 
 
 def wait_any(fences: Iterable[SyncFile], timeout: float | None = None) -> SyncFile:
@@ -150,7 +150,7 @@ def wait_any(fences: Iterable[SyncFile], timeout: float | None = None) -> SyncFi
 
     Mirrors poll(2). Threads: as SyncFile.wait.
     """
-    candidates = list(fences)
+    candidates = fences if isinstance(fences, list) else list(fences)
     if not candidates:
         raise ValueError("wait_any needs at least one fence")
     first = _wait.wait_any(candidates, timeout)

@@ -26,7 +26,7 @@ cdef object adopt(type cls, int fd):
     """An instance of `cls`, made without __init__, that owns a descriptor which the kernel has just handed out."""
     cdef OwnedFd made
     try:
-        made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
+        made = <OwnedFd>(<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
     except BaseException:
         c_close(fd)
         raise
@@ -123,16 +123,16 @@ cdef class OwnedFd:
             OSError: EIO, ENOSPC or EDQUOT from close(2); the descriptor is gone all the same.
         """
         cdef int number = self.number
-        cdef int result, error
+        cdef int result
         if number < 0:
             return
         self.number = -1
-        with nogil:
-            result = c_close(number)
-            error = errno
+        # The GIL stays: closing a sync_file or a timeline waits for nothing. A class of which that is not true, because its
+        # last reference frees a large buffer, say, has to let go of it.
+        result = c_close(number)
         # EINTR too means that Linux has closed it, so there is nothing to try again.
-        if result == -1 and error != EINTR:
-            raise refusal(error, f"close({number})")
+        if result == -1 and errno != EINTR:
+            raise refusal(errno, f"close({number})")
 
     def detach(self):
         """Give the descriptor (int) to the caller, who closes it; the object is closed from here on."""

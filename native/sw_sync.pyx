@@ -82,11 +82,10 @@ cdef class Timeline(OwnedFd):
             raise refusal(-result, f"fd {self.number} is not a sw_sync timeline (SW_SYNC_IOC_INC)")
 
     def dup(self):
+        """Return a second object on the same timeline, which knows and advances the same ``value``; see OwnedFd.dup."""
         cdef Timeline made = OwnedFd.dup(self)
         made.known = self.known
         return made
-
-    dup.__doc__ = OwnedFd.dup.__doc__
 
     @property
     def value(self):

@@ -3,8 +3,10 @@
 
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from linuxsync._native.fd cimport OwnedFd, adopt, drop, fd_of
 from uapi cimport (
@@ -31,6 +33,7 @@ cdef enum:
 
 
 @cython.final
+@cython.freelist(64)
 @cython.dataclasses.dataclass(frozen=True)
 cdef class FenceInfo:
     """One fence of a sync_file, as it was at the moment of the call (``struct sync_fence_info``).
@@ -51,6 +54,7 @@ cdef class FenceInfo:
 
 
 @cython.final
+@cython.freelist(8)
 @cython.dataclasses.dataclass(frozen=True)
 cdef class SyncFileInfo:
     """One snapshot of a sync_file, from one SYNC_IOC_FILE_INFO (``struct sync_file_info``).
@@ -155,22 +159,28 @@ cdef class SyncFile(OwnedFd):
         cdef sync_fence_info *fences = file_info(fd_of(self), &info, stack)
         cdef SyncFileInfo snapshot
         cdef FenceInfo fence
-        cdef list found = []
+        cdef tuple found
+        cdef str driver = ""
         cdef unsigned int i
         try:
+            found = PyTuple_New(info.num_fences)
             for i in range(info.num_fences):
                 fence = FenceInfo.__new__(FenceInfo)
-                fence.driver_name = text(fences[i].driver_name)
+                # Most of them come from one driver, whose name need not be decoded again for each.
+                if i == 0 or memcmp(fences[i].driver_name, fences[i - 1].driver_name, 32) != 0:
+                    driver = text(fences[i].driver_name)
+                fence.driver_name = driver
                 fence.obj_name = text(fences[i].obj_name)
                 fence.status = fences[i].status
                 fence.flags = fences[i].flags
                 fence.timestamp_ns = fences[i].timestamp_ns
-                found.append(fence)
+                Py_INCREF(fence)  # SET_ITEM takes it
+                PyTuple_SET_ITEM(found, i, fence)
             snapshot = SyncFileInfo.__new__(SyncFileInfo)
             snapshot.name = text(info.name)
             snapshot.status = info.status
             snapshot.flags = info.flags
-            snapshot.fences = tuple(found)
+            snapshot.fences = found
             return snapshot
         finally:
             if fences is not stack:

@@ -6,6 +6,8 @@ handlers and the wait goes on until the same deadline; what a handler raises is 
 """
 
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport PyObject
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EBADF, EINTR, errno
 from libc.math cimport isnan
@@ -15,8 +17,13 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from linuxsync._native.fd cimport OwnedFd, fd_of
 from xioctl cimport refusal
 
+cdef extern from "<Python.h>":
+    PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed
+    PyTypeObject *Py_TYPE(PyObject *item)
+
 cdef extern from "<poll.h>" nogil:
     ctypedef unsigned long nfds_t
+    int c_poll "poll"(pollfd *fds, nfds_t count, int timeout_ms)
     int ppoll(pollfd *fds, nfds_t count, const timespec *timeout, const void *mask)
 
 cdef enum:
@@ -53,17 +60,15 @@ cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
     cdef int64_t ns
     cdef int result, error
     while True:
-        if deadline != NEVER:
-            ns = 0 if deadline == 0 else deadline - now()
-            if ns < 0:
-                ns = 0
-            left.tv_sec = ns // NS
-            left.tv_nsec = ns % NS
-            limit = &left
-        if deadline == 0:  # does not block, so it need not pay for letting go of the GIL
-            result = ppoll(polled, count, limit, NULL)
+        if deadline == 0:  # it can't block, so it needs neither a clock nor to let go of the GIL
+            result = c_poll(polled, count, 0)
             error = errno
         else:
+            if deadline != NEVER:
+                ns = max(deadline - now(), 0)
+                left.tv_sec = ns // NS
+                left.tv_nsec = ns % NS
+                limit = &left
             with nogil:
                 result = ppoll(polled, count, limit, NULL)
                 error = errno
@@ -91,19 +96,26 @@ cdef int wait_one(OwnedFd owner, short events, int64_t deadline) except -1:
     return 1
 
 
-cdef pollfd *gather(list owners, short events) except NULL:
-    """poll(2)'s array for `owners`; the caller frees it."""
+cdef pollfd *gather(list owners) except NULL:
+    """poll(2)'s array for the reading end of `owners`; the caller frees it."""
     cdef Py_ssize_t i
+    cdef PyObject *owner
+    cdef PyTypeObject *checked = NULL  # they are usually all of one type, and walking its bases costs more than the rest
     cdef pollfd *polled = <pollfd *>PyMem_Malloc(len(owners) * sizeof(pollfd))
     if polled is NULL:
         raise MemoryError
     try:
         for i in range(len(owners)):
-            if not isinstance(owners[i], OwnedFd):  # a cdef parameter would take None for one
-                raise TypeError(f"can't wait for a {type(owners[i]).__name__}")
-            polled[i].fd = fd_of(<OwnedFd>owners[i])
-            polled[i].events = events
+            owner = PyList_GET_ITEM(owners, i)
+            if Py_TYPE(owner) is not checked:
+                if not isinstance(<object>owner, OwnedFd):
+                    raise TypeError(f"can't wait for a {type(<object>owner).__name__}")
+                checked = Py_TYPE(owner)
+            polled[i].fd = (<OwnedFd>owner).number
+            polled[i].events = POLLIN
             polled[i].revents = 0
+            if polled[i].fd < 0:
+                fd_of(<OwnedFd>owner)
     except BaseException:
         PyMem_Free(polled)
         raise
@@ -116,7 +128,7 @@ def wait_all(list owners not None, timeout=None):
     Args:
         timeout: seconds (float >= 0) for all of them together, None for ever, 0 to ask once.
     Returns:
-        None once all are, else the first that was not when the time was over.
+        None once all are, else the descriptor (int) of the first that was not when the time was over.
     Raises:
         ValueError: an owner is closed; a negative timeout.
         OSError: EBADF, somebody else closed one; EINVAL, more than RLIMIT_NOFILE of them.
@@ -124,18 +136,23 @@ def wait_all(list owners not None, timeout=None):
     Mirrors poll(2). Threads: releases the GIL while it waits.
     """
     cdef int64_t deadline = deadline_of(timeout)
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, count = len(owners)
     cdef pollfd *polled
+    cdef short seen = 0
     if not owners:
         return None
-    polled = gather(owners, POLLIN)
+    polled = gather(owners)
     try:
         # One call for all that are ready already, then one by one: all must come, so their order does not matter, and
         # n waits cost n calls where asking for all pending ones each time would cost n squared.
-        wait(polled, len(owners), 0)
-        for i in range(len(owners)):
+        if wait(polled, count, 0) == count:
+            for i in range(count):
+                seen |= polled[i].revents
+            if seen == POLLIN:
+                return None
+        for i in range(count):
             if polled[i].revents == 0 and wait(&polled[i], 1, deadline) == 0:
-                return owners[i]
+                return polled[i].fd
             if polled[i].revents & POLLNVAL:
                 bad(polled[i].fd)
     finally:
@@ -153,7 +170,8 @@ def wait_any(list owners not None, timeout=None):
     cdef pollfd *polled
     if not owners:
         return None
-    polled = gather(owners, POLLIN)
+    owners = list(owners)  # one of them is the answer, whatever happens to the caller's list meanwhile
+    polled = gather(owners)
     try:
         if wait(polled, len(owners), deadline):
             for i in range(len(owners)):

@@ -1,4 +1,7 @@
 # The one place where an ioctl is issued: retried on EINTR and EAGAIN, and errno becomes OSError.
+#
+# These keep the GIL: what is asked of a sync_file or a timeline never waits for anything, and handing the GIL over twice
+# would cost half as much again as the call. A request that can wait for a fence needs a sibling that lets go of it.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -12,9 +15,8 @@ cdef inline int try_ioctl(int fd, unsigned long request, void *arg) except -6553
     """What ioctl(2) answered: its result or -errno. Raises only what a signal handler raises."""
     cdef int result, error
     while True:
-        with nogil:
-            result = ioctl(fd, request, arg)
-            error = errno
+        result = ioctl(fd, request, arg)
+        error = errno
         if result != -1:
             return result
         if error != EINTR and error != EAGAIN:

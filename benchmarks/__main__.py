@@ -1,0 +1,176 @@
+"""python -m benchmarks: run inside a kernel with sw_sync; `vm/run bench` does that anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from linuxsync import sw_sync
+
+from . import cases
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Figure:
+    """One benchmark: nanoseconds of one repetition, in each round, for each of the three."""
+
+    name: str
+    what: str
+    max_vs_c: float | None
+    min_vs_plain: float | None
+    c: list[float] = field(default_factory=list)
+    linuxsync: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+
+    def ratio(self, a: list[float], b: list[float]) -> float:
+        """How many times as long `a` takes as `b`: the median over rounds, each round's two having run side by side."""
+        return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+    @property
+    def vs_c(self) -> float:
+        """linuxsync / C."""
+        return self.ratio(self.linuxsync, self.c)
+
+    @property
+    def vs_plain(self) -> float:
+        """Plain Python / linuxsync."""
+        return self.ratio(self.plain, self.linuxsync)
+
+    @property
+    def missed(self) -> bool:
+        """Whether a target is missed."""
+        return (self.max_vs_c is not None and self.vs_c > self.max_vs_c) or (
+            self.min_vs_plain is not None and self.vs_plain < self.min_vs_plain
+        )
+
+    @property
+    def target(self) -> str:
+        """The targets, as one reads them."""
+        bounds = []
+        if self.max_vs_c is not None:
+            bounds.append(f"<= {self.max_vs_c:g} C")
+        if self.min_vs_plain is not None:
+            bounds.append(f">= {self.min_vs_plain:g} plain")
+        return ", ".join(bounds) or "-"
+
+
+class CProgram:
+    """benchmarks/bench.c, compiled and running."""
+
+    def __init__(self, folder: str) -> None:
+        """Compile it into `folder`."""
+        binary = f"{folder}/bench"
+        compiler = os.environ.get("CC", "cc")
+        flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{HERE.parent / 'native'}"]
+        subprocess.run([compiler, *flags, "-o", binary, str(HERE / "bench.c")], check=True)
+        self.process = subprocess.Popen(
+            [binary, sw_sync.find()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def run(self, case: str, count: int) -> float:
+        """Nanoseconds for one repetition."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{case} {count}\n")
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise click.ClickException(f"bench.c ended with status {self.process.wait()} in case {case}")
+        return int(answer) / count
+
+    def close(self) -> None:
+        """End it."""
+        self.process.communicate()
+
+
+def timed(work: Callable[[int], int], count: int) -> float:
+    """Nanoseconds for one repetition; `work` says itself how long the part that counts took."""
+    return work(count) / count
+
+
+def spread(values: list[float]) -> str:
+    """Median and quartiles in microseconds."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    return f"{middle / 1000:.2f} ({low / 1000:.2f}-{high / 1000:.2f})"
+
+
+def table(figures: list[Figure]) -> Table:
+    """What was measured, one line a benchmark."""
+    shown = Table(title="microseconds a repetition: median (quartiles); ratios are medians of paired rounds")
+    for heading in ("benchmark", "C", "linuxsync", "plain Python", "linuxsync/C", "plain/linuxsync", "target", ""):
+        shown.add_column(heading, justify="left" if heading in ("benchmark", "target") else "right", no_wrap=True)
+    for figure in figures:
+        shown.add_row(
+            figure.what,
+            *(spread(values) for values in (figure.c, figure.linuxsync, figure.plain)),
+            f"{figure.vs_c:.2f}",
+            f"{figure.vs_plain:.2f}",
+            figure.target,
+            "missed" if figure.missed else "met" if figure.target != "-" else "",
+        )
+    return shown
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "json_file", type=click.File("w"), help="Write every measurement to FILE ('-': stdout).")
+@click.option("--check", is_flag=True, help="Exit 1 when a target is missed.")
+@click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Interleaved rounds.")
+@click.option("-k", "only", metavar="TEXT", default="", help="Only benchmarks whose name contains TEXT.")
+def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only: str) -> None:
+    """Measure linuxsync against C and against plain Python.
+
+    Every round runs each benchmark once as C, as linuxsync and as plain Python, one right after the other, so that what
+    disturbs the machine disturbs all three. Compare ratios, not times: an emulated machine is about ten times slower than
+    a real one.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
+    chosen = [case for case in cases.CASES if only in case.name]
+    if not chosen:
+        raise click.UsageError(f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in cases.CASES)}")
+    figures = [Figure(case.name, case.what, case.max_vs_c, case.min_vs_plain) for case in chosen]
+    with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=rounds * len(chosen))
+        program = CProgram(folder)
+        for _ in range(rounds):
+            for case, figure in zip(chosen, figures, strict=True):
+                figure.c.append(program.run(case.name, case.count))
+                figure.linuxsync.append(timed(case.linuxsync, case.count))
+                figure.plain.append(timed(case.plain, case.count))
+                progress.advance(task)
+        program.close()
+    # A pipe has no width of its own, and a table cut to 80 columns says nothing.
+    wide = None if sys.stdout.isatty() else 180
+    if json_file is None or json_file.name != "-":
+        Console(width=wide).print(table(figures))
+    if json_file is not None:
+        machine = {"kernel": platform.release(), "python": platform.python_version(), "rounds": rounds}
+        benchmarks = [
+            asdict(figure)
+            | {"linuxsync_vs_c": figure.vs_c, "plain_vs_linuxsync": figure.vs_plain, "missed": figure.missed}
+            for figure in figures
+        ]
+        json.dump(machine | {"unit": "ns", "time": time.time(), "benchmarks": benchmarks}, json_file, indent=1)
+        json_file.write("\n")
+    missed = [figure.what for figure in figures if figure.missed]
+    if check and missed:
+        raise click.ClickException(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")
