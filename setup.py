@@ -11,7 +11,14 @@ PACKAGES = {"linuxsync": "linuxsync", "linuxsync._native": "native", "linuxsync.
 MODULES = ["fd", "wait", "sync_file", "sw_sync"]
 
 # Set where nothing may warn: CI. The three that are off are about code which Cython writes, not we.
-STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+STRICT = [
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-parameter",
+    "-Wno-missing-field-initializers",
+    "-Wno-cast-function-type",
+]
 
 
 def native_modules() -> list[Extension]:

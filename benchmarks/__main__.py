@@ -134,15 +134,17 @@ def table(figures: list[Figure]) -> Table:
 def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only: str) -> None:
     """Measure linuxsync against C and against plain Python.
 
-    Every round runs each benchmark once as C, as linuxsync and as plain Python, one right after the other, so that what
-    disturbs the machine disturbs all three. Compare ratios, not times: an emulated machine is about ten times slower than
-    a real one.
+    Every round runs each benchmark once as C, as linuxsync and as plain Python, one right after the other, so that
+    what disturbs the machine disturbs all three. Compare ratios, not times: an emulated machine is about ten times
+    slower than a real one.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
     chosen = [case for case in cases.CASES if only in case.name]
     if not chosen:
-        raise click.UsageError(f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in cases.CASES)}")
+        raise click.UsageError(
+            f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in cases.CASES)}"
+        )
     figures = [Figure(case.name, case.what, case.max_vs_c, case.min_vs_plain) for case in chosen]
     with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("measuring", total=rounds * len(chosen))

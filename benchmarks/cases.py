@@ -216,7 +216,13 @@ CASES = [
     Case("merge", "merge + close", 1000, with_fences(merge_close, 2), with_fences(plain_merge_close, 2), max_vs_c=1.5),
     Case("poll", "poll(0)", 4000, with_fence(poll), with_fence(plain_poll), max_vs_c=2.5),
     Case("wait", "wait, signaled", 4000, with_fence(wait, signal=True), with_fence(plain_wait, signal=True)),
-    Case("create_inc_wait", "create + inc + wait", 500, with_timeline(create_inc_wait), with_timeline(plain_create_inc_wait)),
+    Case(
+        "create_inc_wait",
+        "create + inc + wait",
+        500,
+        with_timeline(create_inc_wait),
+        with_timeline(plain_create_inc_wait),
+    ),
     Case(
         "wait_all-1000",
         "wait_all of 1,000",

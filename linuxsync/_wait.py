@@ -33,7 +33,7 @@ async def readable(owner: OwnedFd, timeout: float | None, message: str) -> None:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     # A loop knows one reader for each descriptor number: a second waiter would replace the first, and a close by
-    # somebody else would leave it waiting for whatever the number names next. So every waiter watches its own duplicate.
+    # somebody else would leave it waiting for whatever the number names next. So each waiter watches its own duplicate.
     with owner.dup() as own:
         loop.add_reader(own.fileno(), _set_done, done)
         timer = None

@@ -1,4 +1,4 @@
-"""What goes wrong with a fence itself. A call that the kernel refuses is a plain OSError and needs no class of its own."""
+"""What goes wrong with a fence itself; a call that the kernel refuses is a plain OSError."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def find() -> str:
             errno.ENOENT, "sw_sync lives in debugfs, which is not mounted: mount -t debugfs none /sys/kernel/debug"
         )
     raise FileNotFoundError(
-        errno.ENOENT, "sw_sync lives in debugfs, and this kernel was built without CONFIG_DEBUG_FS (vm/run boots one with)"
+        errno.ENOENT,
+        "sw_sync lives in debugfs, and this kernel was built without CONFIG_DEBUG_FS (vm/run boots one with)",
     )
 
 
@@ -74,8 +75,8 @@ class Timeline(_native.Timeline):
     Closing the last descriptor of a timeline fails the fences that are still ahead, with ENOENT.
 
     Args:
-        name: the timeline's name in the kernel, at most 15 bytes of UTF-8 without NUL; None leaves it to the kernel, which
-            takes the calling thread's. The thread is not left renamed.
+        name: the timeline's name in the kernel, at most 15 bytes of UTF-8 without NUL; None leaves it to the kernel,
+            which takes the calling thread's. The thread is not left renamed.
         path: the sw_sync file; None asks ``find()``.
     Raises:
         ValueError: the name is too long or has a NUL.

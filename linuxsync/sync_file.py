@@ -28,7 +28,7 @@ class SyncFile(_native.SyncFile):
     active to signaled once, or to a negative errno if the work failed, and never back.
 
     Args:
-        fd: an open sync_file descriptor, which the object owns from here on (see OwnedFd). ``from_fd`` takes a duplicate.
+        fd: an open sync_file descriptor, which the object owns from here on (see OwnedFd). ``from_fd`` keeps yours.
     Raises:
         TypeError, ValueError: ``fd`` is no descriptor number.
         OSError: EBADF, not open; ENOTTY, not a sync_file.
