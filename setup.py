@@ -58,4 +58,6 @@ setup(
         "linuxsync.vm": ["kernel.config", "qemu", "run"],
     },
     ext_modules=native_modules(),
+    # Objects left by an earlier build were not compiled with these flags.
+    options={"build_ext": {"force": bool(os.environ.get("LINUXSYNC_STRICT"))}},
 )

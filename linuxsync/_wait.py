@@ -51,7 +51,7 @@ async def as_readable(owners: Iterable[Owner]) -> AsyncIterator[Owner]:
     """Yield each of ``owners`` as it becomes readable."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Queue[int] = asyncio.Queue()
-    waiting: dict[int, tuple[OwnedFd, Owner]] = {}
+    waiting: dict[int, tuple[Owner, Owner]] = {}
 
     def arrived(number: int) -> None:
         loop.remove_reader(number)

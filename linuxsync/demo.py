@@ -64,8 +64,8 @@ def frames(gpu: Timeline, display: Timeline) -> None:
     for number, scanout in enumerate(SCANOUT, 1):
         with gpu.create_fence(number) as rendered, rendered.merge(released, name=f"frame {number}") as ready:
             say(
-                f"[bold]Frame {number}[/] may be shown once it is rendered (gpu reaches {number}) and the screen has let "
-                f"go of the frame before (display reaches {number - 1}). The compositor merges the two fences:"
+                f"[bold]Frame {number}[/] may be shown once it is rendered (gpu reaches {number}) and the screen has "
+                f"let go of the frame before (display reaches {number - 1}). The compositor merges the two fences:"
             )
             show(rendered=rendered, released=released, ready=ready)
             released.close()
@@ -88,8 +88,8 @@ def crash() -> None:
     gpu = Timeline("gpu")
     lost = gpu.create_fence(1)
     say(
-        "[bold]A crash.[/] Another frame is under way when the process that drives the GPU dies, and its timeline with it. "
-        "Before:"
+        "[bold]A crash.[/] Another frame is under way when the process that drives the GPU dies, and its timeline "
+        "with it. Before:"
     )
     show(lost=lost)
     gpu.close()

@@ -150,7 +150,7 @@ def wait_any(fences: Iterable[SyncFile], timeout: float | None = None) -> SyncFi
 
     Mirrors poll(2). Threads: as SyncFile.wait.
     """
-    candidates = fences if isinstance(fences, list) else list(fences)
+    candidates = list(fences)
     if not candidates:
         raise ValueError("wait_any needs at least one fence")
     first = _wait.wait_any(candidates, timeout)

@@ -1,11 +1,14 @@
 from types import TracebackType
 from typing import Protocol, SupportsIndex, TypeVar
 
+from typing_extensions import disjoint_base
+
 _Self = TypeVar("_Self", bound="OwnedFd")
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
+@disjoint_base
 class OwnedFd:
     def __init__(self, fd: SupportsIndex) -> None: ...
     @classmethod

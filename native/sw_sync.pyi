@@ -1,10 +1,13 @@
 from typing import TypeVar
 
+from typing_extensions import disjoint_base
+
 from .fd import OwnedFd
 from .sync_file import SyncFile
 
 _SyncFile = TypeVar("_SyncFile", bound=SyncFile)
 
+@disjoint_base
 class Timeline(OwnedFd):
     @property
     def value(self) -> int | None: ...

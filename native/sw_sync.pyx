@@ -29,7 +29,7 @@ cdef extern from "<sys/prctl.h>" nogil:
     const int PR_SET_NAME
 
 
-cdef class Value:
+cdef class _Value:
     """What a timeline stands at, shared by the duplicates of one descriptor in this process."""
     cdef int32_t value
 
@@ -42,7 +42,7 @@ cdef uint32_t as_u32(object number, str what) except? 0:
 
 cdef class Timeline(OwnedFd):
     """What linuxsync.Timeline does through the kernel; that class finds sw_sync and speaks about names."""
-    cdef Value known  # None for a descriptor that came from elsewhere
+    cdef _Value known  # None for a descriptor that came from elsewhere
 
     def _open(self, bytes path not None, bytes name):
         """Open ``path`` while the calling thread bears ``name`` (None: its own).
@@ -72,7 +72,7 @@ cdef class Timeline(OwnedFd):
         except BaseException:
             self.close()
             raise
-        self.known = Value()
+        self.known = _Value()
 
     def _check(self):
         # Advancing by 0 signals nothing, and only a sw_sync timeline knows the number.

@@ -21,7 +21,7 @@ from uapi cimport (
 from linuxsync._native.wait cimport POLLIN, deadline_of, wait_one
 from xioctl cimport refusal, try_ioctl, xioctl
 
-from errno import ETIME
+import errno
 
 from linuxsync.errors import FenceError
 
@@ -222,7 +222,7 @@ cdef class SyncFile(OwnedFd):
         Mirrors sync_wait of libsync. Threads: as ``poll``. A signal does not lengthen the time.
         """
         if not wait_one(self, POLLIN, deadline_of(timeout)):
-            raise TimeoutError(ETIME, f"{self!r} had not signaled after {timeout} s")
+            raise TimeoutError(errno.ETIME, f"{self!r} had not signaled after {timeout} s")
 
     def merge(self, SyncFile other not None, *others, str name="", bint strict=False):
         """Return a new sync_file that signals once every fence of all inputs has signaled.

@@ -163,14 +163,13 @@ def wait_all(list owners not None, timeout=None):
 def wait_any(list owners not None, timeout=None):
     """Wait until one of ``owners`` (list of OwnedFd) is readable; return the first such, or None when time is over.
 
-    Args, Raises, Threads: as ``wait_all``. With no owners there is nothing to wait for: None at once.
+    Args, Raises, Threads: as ``wait_all``; the list must not change meanwhile. No owners: None at once.
     """
     cdef int64_t deadline = deadline_of(timeout)
     cdef Py_ssize_t i
     cdef pollfd *polled
     if not owners:
         return None
-    owners = list(owners)  # one of them is the answer, whatever happens to the caller's list meanwhile
     polled = gather(owners)
     try:
         if wait(polled, len(owners), deadline):
