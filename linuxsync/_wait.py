@@ -59,6 +59,8 @@ async def as_readable(owners: Iterable[Owner]) -> AsyncIterator[Owner]:
 
     try:
         for owner in owners:
+            if not isinstance(owner, OwnedFd):
+                raise TypeError(f"can't wait for a {type(owner).__name__}")
             own = owner.dup()
             waiting[own.fileno()] = own, owner
             loop.add_reader(own.fileno(), arrived, own.fileno())

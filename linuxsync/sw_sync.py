@@ -80,6 +80,7 @@ class Timeline(_native.Timeline):
         path: the sw_sync file; None asks ``find()``.
     Raises:
         ValueError: the name is too long or has a NUL.
+        TypeError: the name is no str.
         FileNotFoundError, PermissionError: no sw_sync, or not for this user; see ``find``.
         OSError: EMFILE; ENOMEM; ENOTTY, ``path`` is something else.
 
@@ -94,6 +95,8 @@ class Timeline(_native.Timeline):
     def __init__(self, name: str | None = None, path: str | os.PathLike[str] | None = None) -> None:
         encoded = None
         if name is not None:
+            if not isinstance(name, str):
+                raise TypeError(f"a timeline's name is a str, not {type(name).__name__}")
             encoded = name.encode("utf-8", "surrogateescape")
             if len(encoded) > 15 or b"\0" in encoded:
                 raise ValueError(f"a timeline's name has at most 15 bytes of UTF-8 and no NUL, not {name!r}")

@@ -163,7 +163,7 @@ def as_completed(fences: Iterable[SyncFile]) -> AsyncIterator[SyncFile]:
     """Yield each of ``fences`` as it signals: ``async for fence in as_completed(fences)``.
 
     Raises:
-        ValueError: a closed fence.
+        ValueError, TypeError: a closed fence; something that is none.
         OSError: EMFILE: each fence still waited for holds one descriptor more.
 
     Leaving the loop early, or cancelling it, gives those descriptors back.

@@ -11,4 +11,4 @@ cdef inline int fd_of(OwnedFd owner) except -1:
 
 cdef object adopt(type cls, int fd)
 cdef void drop(int fd) noexcept nogil
-cdef int as_int(object value, str what) except? -1
+cdef unsigned long long as_unsigned(object value, int bits, str what) except? 0

@@ -4,7 +4,6 @@
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.errno cimport EINTR, errno
-from libc.limits cimport INT_MAX
 
 from xioctl cimport refusal
 
@@ -39,11 +38,11 @@ cdef void drop(int fd) noexcept nogil:
     c_close(fd)
 
 
-cdef int as_int(object value, str what) except? -1:
-    """A descriptor number out of anything with __index__, as ValueError or TypeError where it can't be one."""
-    number = index(value)
-    if not 0 <= number <= INT_MAX:
-        raise ValueError(f"{what} must be between 0 and {INT_MAX}, not {number}")
+cdef unsigned long long as_unsigned(object value, int bits, str what) except? 0:
+    """An int of so many bits (at most 64); ValueError for one that does not fit, TypeError for what is none."""
+    number = index(value)  # left to itself, Cython takes 1.5 for 1
+    if not 0 <= number < (<object>1) << bits:
+        raise ValueError(f"{what} must be between 0 and 2**{bits} - 1, not {number}")
     return number
 
 
@@ -69,7 +68,7 @@ cdef class OwnedFd:
         self.number = -1
 
     def __init__(self, fd):
-        cdef int number = as_int(fd, "a file descriptor")
+        cdef int number = <int>as_unsigned(fd, 31, "a file descriptor")
         if self.number >= 0:
             raise ValueError(f"{self!r} already owns a file descriptor")
         if fcntl(number, F_GETFD) == -1:
@@ -96,7 +95,7 @@ cdef class OwnedFd:
 
         Mirrors fcntl(2) F_DUPFD_CLOEXEC.
         """
-        cdef int number = as_int(fd.fileno() if hasattr(fd, "fileno") else fd, "a file descriptor")
+        cdef int number = <int>as_unsigned(fd.fileno() if hasattr(fd, "fileno") else fd, 31, "a file descriptor")
         made = adopt(cls, duplicate(number))
         try:
             made._check()

@@ -5,7 +5,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from linuxsync._native.fd cimport OwnedFd, adopt, fd_of
+from linuxsync._native.fd cimport OwnedFd, adopt, as_unsigned, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
     SW_SYNC_GET_DEADLINE,
@@ -32,12 +32,6 @@ cdef extern from "<sys/prctl.h>" nogil:
 cdef class _Value:
     """What a timeline stands at, shared by the duplicates of one descriptor in this process."""
     cdef int32_t value
-
-
-cdef uint32_t as_u32(object number, str what) except? 0:
-    if not 0 <= number < 2**32:
-        raise ValueError(f"{what} must be between 0 and 2**32 - 1, not {number}")
-    return number
 
 
 cdef class Timeline(OwnedFd):
@@ -99,7 +93,7 @@ cdef class Timeline(OwnedFd):
     def _create_fence(self, value, type kind not None):
         cdef sw_sync_create_fence_data data
         memset(&data, 0, sizeof(data))
-        data.value = as_u32(value, "a fence's value")
+        data.value = <uint32_t>as_unsigned(value, 32, "a fence's value")
         xioctl(fd_of(self), SW_SYNC_IOC_CREATE_FENCE, &data, "SW_SYNC_IOC_CREATE_FENCE")
         return adopt(kind, data.fence)
 
@@ -114,7 +108,7 @@ cdef class Timeline(OwnedFd):
 
         Mirrors SW_SYNC_IOC_INC (``sw_sync_ioctl_inc``). Threads: may be called from many.
         """
-        cdef uint32_t step = as_u32(count, "count")
+        cdef uint32_t step = <uint32_t>as_unsigned(count, 32, "count")
         xioctl(fd_of(self), SW_SYNC_IOC_INC, &step, "SW_SYNC_IOC_INC")
         if self.known is not None:
             self.known.value = <int32_t>(<uint32_t>self.known.value + step)

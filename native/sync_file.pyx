@@ -8,7 +8,7 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.string cimport memcmp, memcpy, memset
 
-from linuxsync._native.fd cimport OwnedFd, adopt, drop, fd_of
+from linuxsync._native.fd cimport OwnedFd, adopt, as_unsigned, drop, fd_of
 from uapi cimport (
     SYNC_IOC_FILE_INFO,
     SYNC_IOC_MERGE,
@@ -263,10 +263,8 @@ cdef class SyncFile(OwnedFd):
         deadlines ignore it.
         """
         cdef sync_set_deadline deadline
-        if not 0 <= deadline_ns < 2**64:
-            raise ValueError(f"deadline_ns must be between 0 and 2**64 - 1, not {deadline_ns}")
         memset(&deadline, 0, sizeof(deadline))
-        deadline.deadline_ns = deadline_ns
+        deadline.deadline_ns = as_unsigned(deadline_ns, 64, "deadline_ns")
         xioctl(fd_of(self), SYNC_IOC_SET_DEADLINE, &deadline, "SYNC_IOC_SET_DEADLINE")
 
 
