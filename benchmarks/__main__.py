@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -104,14 +105,17 @@ def timed(work: Callable[[int], int], count: int) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Median and quartiles in microseconds."""
+    """Median in microseconds, and how far off half of the rounds are at most."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-    return f"{middle / 1000:.2f} ({low / 1000:.2f}-{high / 1000:.2f})"
+    return f"{middle / 1000:.2f} ±{(high - low) / 2 / middle:3.0%}"
 
 
 def table(figures: list[Figure]) -> Table:
     """What was measured, one line a benchmark."""
-    shown = Table(title="microseconds a repetition: median (quartiles); ratios are medians of paired rounds")
+    shown = Table(
+        box=box.SIMPLE_HEAD,
+        title="microseconds a repetition: median ± half the quartiles' distance; ratios: median of paired rounds",
+    )
     for heading in ("benchmark", "C", "linuxsync", "plain Python", "linuxsync/C", "plain/linuxsync", "target", ""):
         shown.add_column(heading, justify="left" if heading in ("benchmark", "target") else "right", no_wrap=True)
     for figure in figures:
@@ -157,7 +161,7 @@ def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only:
                 progress.advance(task)
         program.close()
     # A pipe has no width of its own, and a table cut to 80 columns says nothing.
-    wide = None if sys.stdout.isatty() else 180
+    wide = None if sys.stdout.isatty() else 130
     if json_file is None or json_file.name != "-":
         Console(width=wide).print(table(figures))
     if json_file is not None:

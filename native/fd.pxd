@@ -9,6 +9,6 @@ cdef inline int fd_of(OwnedFd owner) except -1:
     return owner.number
 
 
-cdef object adopt(type cls, int fd)
+cdef OwnedFd blank(type cls)
 cdef void drop(int fd) noexcept nogil
 cdef unsigned long long as_unsigned(object value, int bits, str what) except? 0

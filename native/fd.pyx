@@ -21,16 +21,12 @@ cdef extern from "<fcntl.h>" nogil:
 cdef tuple no_arguments = ()
 
 
-cdef object adopt(type cls, int fd):
-    """An instance of `cls`, made without __init__, that owns a descriptor which the kernel has just handed out."""
-    cdef OwnedFd made
-    try:
-        made = <OwnedFd>(<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
-    except BaseException:
-        c_close(fd)
-        raise
-    made.number = fd
-    return made
+cdef OwnedFd blank(type cls):
+    """An instance of `cls` without a descriptor, made past __init__.
+
+    Made before the call that hands out a descriptor, so that once there is one nothing can fail any more.
+    """
+    return <OwnedFd>(<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
 
 
 cdef void drop(int fd) noexcept nogil:
@@ -96,7 +92,8 @@ cdef class OwnedFd:
         Mirrors fcntl(2) F_DUPFD_CLOEXEC.
         """
         cdef int number = <int>as_unsigned(fd.fileno() if hasattr(fd, "fileno") else fd, 31, "a file descriptor")
-        made = adopt(cls, duplicate(number))
+        cdef OwnedFd made = blank(cls)
+        made.number = duplicate(number)
         try:
             made._check()
         except BaseException:
@@ -106,9 +103,7 @@ cdef class OwnedFd:
 
     def fileno(self):
         """Return the descriptor (int >= 0), which stays the object's. ValueError once it is closed."""
-        if self.number < 0:
-            raise ValueError(f"I/O operation on closed {type(self).__name__}")
-        return self.number
+        return fd_of(self)
 
     @property
     def closed(self):
@@ -135,9 +130,7 @@ cdef class OwnedFd:
 
     def detach(self):
         """Give the descriptor (int) to the caller, who closes it; the object is closed from here on."""
-        cdef int number = self.number
-        if number < 0:
-            raise ValueError(f"I/O operation on closed {type(self).__name__}")
+        cdef int number = fd_of(self)
         self.number = -1
         return number
 
@@ -150,7 +143,9 @@ cdef class OwnedFd:
 
         Mirrors fcntl(2) F_DUPFD_CLOEXEC.
         """
-        return adopt(type(self), duplicate(self.fileno()))
+        cdef OwnedFd made = blank(type(self))
+        made.number = duplicate(fd_of(self))
+        return made
 
     def __enter__(self):
         self.fileno()

@@ -5,7 +5,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from linuxsync._native.fd cimport OwnedFd, adopt, as_unsigned, fd_of
+from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
     SW_SYNC_GET_DEADLINE,
@@ -92,10 +92,12 @@ cdef class Timeline(OwnedFd):
 
     def _create_fence(self, value, type kind not None):
         cdef sw_sync_create_fence_data data
+        cdef OwnedFd made = blank(kind)
         memset(&data, 0, sizeof(data))
         data.value = <uint32_t>as_unsigned(value, 32, "a fence's value")
         xioctl(fd_of(self), SW_SYNC_IOC_CREATE_FENCE, &data, "SW_SYNC_IOC_CREATE_FENCE")
-        return adopt(kind, data.fence)
+        made.number = data.fence
+        return made
 
     def inc(self, count=1):
         """Advance the timeline by ``count`` and signal the fences that it passes, in ascending order.

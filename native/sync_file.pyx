@@ -8,7 +8,7 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.string cimport memcmp, memcpy, memset
 
-from linuxsync._native.fd cimport OwnedFd, adopt, as_unsigned, drop, fd_of
+from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, drop, fd_of
 from uapi cimport (
     SYNC_IOC_FILE_INFO,
     SYNC_IOC_MERGE,
@@ -105,11 +105,12 @@ cdef sync_fence_info *file_info(int fd, sync_file_info *info, sync_fence_info *s
 
 
 cdef int merge_fds(int fd, int fd2, const char *name) except -1:
-    """SYNC_IOC_MERGE; `name` is 32 bytes. Returns the new descriptor, close-on-exec."""
+    """SYNC_IOC_MERGE; `name` is 32 bytes or NULL. Returns the new descriptor, close-on-exec."""
     cdef sync_merge_data merged
     cdef int result
     memset(&merged, 0, sizeof(merged))
-    memcpy(merged.name, name, 32)
+    if name is not NULL:
+        memcpy(merged.name, name, 32)
     merged.fd2 = fd2
     result = try_ioctl(fd, SYNC_IOC_MERGE, &merged)
     if result < 0:
@@ -117,19 +118,19 @@ cdef int merge_fds(int fd, int fd2, const char *name) except -1:
     return merged.fence
 
 
-cdef int as_name(str name, char *field) except -1:
-    """Fill the kernel's char[32] from `name`."""
+cdef const char *as_name(str name, char *field) except? NULL:
+    """`name` as the kernel's char[32], written to `field`; NULL for "", with which the kernel makes one up."""
     cdef bytes encoded
-    memset(field, 0, 32)
     if not name:
-        return 0
+        return NULL
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) > 31:
         raise ValueError(f"a fence's name has at most 31 bytes of UTF-8, {name!r} has {len(encoded)}")
     if b"\0" in encoded:
         raise ValueError(f"a fence's name has no NUL in it: {name!r}")
+    memset(field, 0, 32)
     memcpy(field, <const char *>encoded, len(encoded))
-    return 0
+    return field
 
 
 cdef class SyncFile(OwnedFd):
@@ -244,10 +245,12 @@ cdef class SyncFile(OwnedFd):
         Mirrors SYNC_IOC_MERGE (``sync_file_merge``, ``dma_fence_unwrap_merge``). Nothing is left open if it raises.
         """
         cdef char field[32]
+        cdef OwnedFd made
         if others or strict:
             return merge([self, other, *others], name, strict)
-        as_name(name, field)
-        return adopt(type(self), merge_fds(fd_of(self), fd_of(other), field))
+        made = blank(type(self))
+        made.number = merge_fds(fd_of(self), fd_of(other), as_name(name, field))
+        return made
 
     def set_deadline(self, deadline_ns):
         """Tell the producers by when somebody needs the fences, so that they may run faster.
@@ -301,34 +304,32 @@ def merge(list fences not None, str name="", bint strict=False):
     cdef int held[64]      # descriptors waiting for a partner
     cdef int rank[64]      # how often each has been merged; 0 is an input, which is not ours to close
     cdef int depth = 0
-    cdef int merged
-    cdef char named[32]
-    cdef char unnamed[32]
+    cdef char field[32]
+    cdef const char *named = as_name(name, field)
+    cdef OwnedFd made
     if not fences:
         raise ValueError("merge needs at least one fence")
     for fence in fences:
         if not isinstance(fence, SyncFile):
             raise TypeError(f"can't merge a {type(fence).__name__}")
         fd_of(<SyncFile>fence)
-    as_name("", unnamed)
-    as_name(name, named)
+    made = blank(type(fences[0]))
     try:
         for fence in fences:
             while depth >= 2 and rank[depth - 1] == rank[depth - 2]:
-                depth = join(held, rank, depth, unnamed)
+                depth = join(held, rank, depth)
             held[depth] = fd_of(<SyncFile>fence)
             rank[depth] = 0
             depth += 1
         while depth > 2:
-            depth = join(held, rank, depth, unnamed)
+            depth = join(held, rank, depth)
         # One fence alone is merged with itself: that is how a fence gets a name.
-        merged = merge_fds(held[0], held[depth - 1], named)
+        made.number = merge_fds(held[0], held[depth - 1], named)
     finally:
         while depth:
             depth -= 1
             if rank[depth]:
                 drop(held[depth])
-    made = adopt(type(fences[0]), merged)
     if strict:
         # After the merge, because a fence that fails until then may have been left out of it too.
         try:
@@ -339,9 +340,9 @@ def merge(list fences not None, str name="", bint strict=False):
     return made
 
 
-cdef int join(int *held, int *rank, int depth, const char *name) except -1:
+cdef int join(int *held, int *rank, int depth) except -1:
     """Merge the two descriptors on top into one; returns the new depth."""
-    cdef int merged = merge_fds(held[depth - 2], held[depth - 1], name)
+    cdef int merged = merge_fds(held[depth - 2], held[depth - 1], NULL)
     cdef int i
     for i in range(depth - 2, depth):
         if rank[i]:
