@@ -55,7 +55,7 @@ setup(
     package_data={
         "linuxsync": ["py.typed"],
         "linuxsync._native": ["*.pyi", "*.pxd", "*.h"],
-        "linuxsync.vm": ["kernel.config", "qemu", "run"],
+        "linuxsync.vm": ["kernel.config", "qemu-wrapper", "guest.sh", "run"],
     },
     ext_modules=native_modules(),
     # Objects left by an earlier build were not compiled with these flags.

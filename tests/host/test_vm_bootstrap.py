@@ -1,0 +1,189 @@
+"""The set-up of a fresh machine: what is missing is named exactly, and what is there is not done again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from linuxsync.vm import bootstrap
+from linuxsync.vm.tests import phases, worst
+
+CHECKOUT = bootstrap.CHECKOUT
+RUN = CHECKOUT / "vm" / "run"
+LIMIT = 60.0
+EX_UNAVAILABLE = 69
+NOBODY = [shutil.which("setpriv") or "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+
+
+def front_door(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(RUN), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_teaches_without_any_setup(tmp_path: Path) -> None:
+    """A copy of two files, nothing else: no .venv, no PATH."""
+    for name in ("run", "bootstrap.py"):
+        shutil.copy(CHECKOUT / "vm" / name, tmp_path)
+    texts = set()
+    for words in (["--help"], ["-h"], ["--kernel", "x", "--help"], ["shell", "--help"], ["kernel", "-h"]):
+        command = [sys.executable, str(tmp_path / "run"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env={"PATH": ""})
+        assert (done.returncode, done.stderr) == (0, "")
+        texts.add(done.stdout)
+    [text] = texts
+    for word in ("demo", "test", "shell", "bench", "kernel", "-- CMD", "--timeout", "69", "Examples:"):
+        assert word in text
+    done = subprocess.run([sys.executable, str(tmp_path / "run")], capture_output=True, text=True, timeout=LIMIT)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", text)
+    assert not list(tmp_path.glob("__pycache__"))
+
+
+def test_second_run_starts_within_a_second() -> None:
+    if bootstrap.read_stamp() != bootstrap.wanted_stamp():
+        pytest.skip("vm/run would make .venv again, under this Python's feet")
+    start = time.monotonic()
+    done = front_door("--kernel", "/nonexistent", "kernel")
+    assert time.monotonic() - start < 1
+    assert (done.returncode, done.stderr) == (EX_UNAVAILABLE, "vm: /nonexistent: No such file or directory\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_without_root_it_says_what_is_missing(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("gcc", "make"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents:
+        if folder.owner() == "root" and folder.stat().st_mode & 0o5 != 0o5:
+            pytest.fail(f"{folder} cannot be entered by nobody") if folder == Path("/") else folder.chmod(0o755)
+    for name in ("run", "bootstrap.py"):
+        shutil.copy(CHECKOUT / "vm" / name, tmp_path)
+    python = "/usr/bin/python3"
+    command = [*NOBODY, python, str(tmp_path / "run"), "demo"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, env={"PATH": str(programs)}
+    )
+    assert (done.returncode, done.stdout) == (EX_UNAVAILABLE, "")
+    assert "installing packages takes root or sudo, and this is missing:" in done.stderr
+    assert "  - the program qemu-system-x86_64\n" in done.stderr
+    assert "  - the program flex\n" in done.stderr
+    assert "To get it, as root: apt-get install --no-install-recommends " in done.stderr
+    assert "the program gcc\n" not in done.stderr
+    assert "the program make\n" not in done.stderr
+
+
+def missing_needs() -> list[bootstrap.Need]:
+    return [
+        bootstrap.Need("the program a", lambda: False, {"debian": "a", "fedora": "a-tools"}),
+        bootstrap.Need("the header b.h", lambda: False, {"debian": "b-dev"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("os_release", "expected"),
+    [
+        ("ID=fedora\n", ["To get it, as root: dnf install a-tools", "is known here for: the header b.h"]),
+        ('ID="opensuse-leap"\nID_LIKE="suse opensuse"\n', ["is known here for: the program a; the header b.h"]),
+        ("", ["  - the program a\n  - the header b.h"]),
+    ],
+)
+def test_another_distribution(tmp_path: Path, os_release: str, expected: list[str]) -> None:
+    file = tmp_path / "os-release"
+    file.write_text(os_release)
+    with pytest.raises(bootstrap.UnavailableError) as error:
+        bootstrap.install_packages(missing_needs(), yes=True, os_release=file)
+    said = str(error.value)
+    assert said.startswith("only on Debian and Ubuntu can vm/run install packages, and this is missing:\n")
+    for text in expected:
+        assert text in said
+
+
+def test_ubuntu_is_like_debian(tmp_path: Path) -> None:
+    file = tmp_path / "os-release"
+    file.write_text('NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n')
+    assert bootstrap.distribution(file) == "debian"
+    assert bootstrap.distribution(tmp_path / "missing") == "unknown"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root another message comes first")
+def test_nothing_is_installed_unasked(tmp_path: Path) -> None:
+    file = tmp_path / "os-release"
+    file.write_text("ID=debian\n")
+    command = "import sys; sys.path.insert(0, sys.argv[1]); import bootstrap; from pathlib import Path\n"
+    command += "need = bootstrap.Need('the program a', lambda: False, {'debian': 'no-such-package'})\n"
+    command += "bootstrap.install_packages([need], yes=False, os_release=Path(sys.argv[2]))"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", command, str(CHECKOUT / "vm"), str(file)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert "there is no terminal to ask on, nor --yes, and this is missing:\n  - the program a\n" in done.stderr
+    assert "apt-get install --no-install-recommends no-such-package" in done.stderr
+    assert "apt-get update" not in done.stderr
+
+
+def test_half_made_environment_is_made_again(tmp_path: Path) -> None:
+    """An interruption while .venv is being made leaves no stamp, so the next run starts over."""
+    copy = tmp_path / "checkout"
+    (copy / "vm").mkdir(parents=True)
+    for name in ("run", "bootstrap.py"):
+        shutil.copy(CHECKOUT / "vm" / name, copy / "vm")
+    # Less than the real thing, for speed: an installation that fails at once, and one that cannot.
+    (copy / "setup.py").write_text("raise SystemExit('broken on purpose')\n")
+    (copy / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'nowhere'\n")
+    (copy / ".venv").mkdir()
+    (copy / ".venv" / "left-over").touch()
+    command = [sys.executable, str(copy / "vm" / "run"), "--kernel", "x", "kernel"]
+    for _ in range(2):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT)
+        assert done.returncode == EX_UNAVAILABLE
+        assert "vm: making .venv\n" in done.stderr
+        assert "into .venv failed with status " in done.stderr
+        assert f"The whole log: {copy}/build/venv.log" in done.stderr
+        assert not (copy / ".venv" / "left-over").exists()
+        assert not (copy / ".venv" / ".linuxsync-stamp").exists()
+
+
+def test_options_are_told_from_the_command() -> None:
+    assert bootstrap.split(["--rw", "test", "--yes", "--", "-x", "y"]) == (["--rw", "test", "--yes"], ["--", "-x", "y"])
+    assert bootstrap.split(["--timeout=5", "test", "--yes"]) == (["--timeout=5"], ["test", "--yes"])
+    assert bootstrap.split([]) == ([], [])
+
+
+def test_test_paths_choose_the_phases() -> None:
+    host, guest = f"{CHECKOUT}/tests/host", f"{CHECKOUT}/tests/vm"
+    this = f"{host}/{Path(__file__).name}"
+    assert phases([], CHECKOUT) == (["tests/host"], ["tests/vm"])
+    assert phases(["-k", "merge", "-x"], CHECKOUT) == (
+        ["tests/host", "-k", "merge", "-x"],
+        ["tests/vm", "-k", "merge", "-x"],
+    )
+    assert phases([f"tests/host/{Path(__file__).name}::test_x", "-v"], CHECKOUT) == (["-v", f"{this}::test_x"], None)
+    assert phases(["tests/vm"], CHECKOUT) == (None, [guest])
+    assert phases(["tests"], CHECKOUT) == ([host], [guest])
+
+
+def test_worst_status_counts() -> None:
+    assert worst([0, 0]) == 0
+    assert worst([1, 0]) == 1
+    assert worst([0, 2]) == 2
+    # Nothing collected in one phase is no failure; in both it is.
+    assert worst([5, 0]) == worst([0, 5]) == 0
+    assert worst([5, 1]) == 1
+    assert worst([5, 5]) == worst([5]) == 5
+    # Killed by SIGSEGV.
+    assert worst([0, -11]) == 139

@@ -1,0 +1,406 @@
+"""What a fresh machine lacks for the VM, and how it gets it.
+
+``vm/run`` loads this file by its path, before anything is installed: standard library only, nothing of this package.
+What is missing is found by looking for the thing itself (a program, a header), so that any distribution will do; only
+the installing is Debian's and Ubuntu's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+EX_UNAVAILABLE = 69
+CHECKOUT = Path(__file__).resolve().parent.parent
+VENV = CHECKOUT / ".venv"
+STAMP = VENV / ".linuxsync-stamp"
+LOG = CHECKOUT / "build" / "venv.log"
+OS_RELEASE = Path("/etc/os-release")
+
+USAGE = """\
+Usage: vm/run [OPTIONS] COMMAND [ARGS]...
+       vm/run [OPTIONS] -- CMD...
+
+Run something in a small Linux guest in which every fence, buffer and tracepoint is real. The first use sets up what is
+missing (apt packages, after asking; .venv; a kernel, built once in 4 to 7 minutes); later ones start at once.
+
+Commands:
+  demo              a short story told by real fences
+  test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both
+  shell             a root shell in the guest
+  bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
+  kernel            build the kernel if need be, and print the path of its image
+  -- CMD...         run CMD in the guest: its stdin, stdout, stderr and exit status are those of vm/run
+
+Options:
+  --kernel PATH     boot this bzImage, or the one in this kernel build tree, instead of our own kernel
+  --kvm, --no-kvm   use KVM, or QEMU's emulation; without either, KVM is tried once and the answer remembered
+  --timeout SECONDS the longest that the guest may run, boot included [default: 1800; not for an interactive shell]
+  --rw PATH         a folder that the guest may write; may be repeated. "--rw ." is the checkout, if you are in it
+  --cpus N          virtual CPUs [default: 2]
+  --memory SIZE     the guest's memory [default: 1G]
+  --append ARG      one more kernel argument; may be repeated
+  --yes             install missing packages without asking; so does a CI variable in the environment
+  -q, --quiet       nothing on stderr that is not the command's, unless something is wrong
+  -h, --help        this text
+
+The guest sees the host's files as they are, read-only; its /tmp starts as a copy of the host's that is thrown away.
+CMD runs as root in the same working directory, with .venv/bin first in PATH. vgem and vkms are loaded, virtio-gpu is
+there, debugfs and tracefs are mounted.
+
+Exit status: that of the command; 69 when there is no guest, when it did not come up, when its kernel panicked or oopsed
+(even if the command succeeded), or when the time was up: the console's last lines and the whole log's path are then on
+stderr. A warning of the guest's kernel (WARN_ON) is shown on stderr and leaves the status as it is.
+
+Examples:
+  vm/run demo
+  vm/run test -k merge
+  vm/run test tests/vm/test_sw_sync.py
+  vm/run -- python -c 'import linuxsync; print(linuxsync.Timeline().create_fence(1))'
+  vm/run -- sh -c 'cat /sys/kernel/debug/sync/info; dmesg' > log
+  echo 'print(6 * 7)' | vm/run -- python -
+  vm/run --rw . -- python -m pytest --junitxml=out.xml tests/vm
+  vm/run --kernel ~/linux --append swiotlb=force --timeout 60 -- dmesg
+"""
+
+
+class UnavailableError(Exception):
+    """The set-up cannot be completed; the message says what is missing and how to get it."""
+
+
+def say(text: str) -> None:
+    """One line about what is going on."""
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that has to be on the machine.
+
+    Attributes:
+        what: as one would look for it on any distribution.
+        present: whether it is there.
+        packages: how it is called there: ID of os-release to package. "debian" is for Ubuntu too.
+        only_to_build_kernel: not needed with --kernel.
+    """
+
+    what: str
+    present: Callable[[], bool]
+    packages: dict[str, str]
+    only_to_build_kernel: bool = False
+
+
+def named(debian: str, fedora: str | None = None, arch: str | None = None) -> dict[str, str]:
+    """Package names; where the others are not given, they are the same."""
+    return {"debian": debian, "fedora": fedora or debian, "arch": arch or debian}
+
+
+def program(name: str) -> Callable[[], bool]:
+    """Whether a program is installed, also where an ordinary user's PATH does not lead."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return lambda: shutil.which(name, path=path) is not None
+
+
+def header(name: str) -> Callable[[], bool]:
+    """Whether a C header is installed."""
+    triplet = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
+    folders = [Path("/usr/include"), Path("/usr/include") / triplet, Path("/usr/local/include")]
+    return lambda: any((folder / name).exists() for folder in folders)
+
+
+def any_file(*patterns: str) -> Callable[[], bool]:
+    """Whether one of these absolute patterns matches."""
+    return lambda: any(any(Path("/").glob(pattern.lstrip("/"))) for pattern in patterns)
+
+
+def python_needs() -> list[Need]:
+    """What this Python needs for building an extension module in a virtual environment."""
+    own = Path(sys.base_prefix) == Path("/usr")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    # A Python that does not come from the distribution gets nothing from its packages.
+    dev = named(f"python{version}-dev", "python3-devel", "python") if own else {}
+    venv = named(f"python{version}-venv", "python3", "python") if own else {}
+    return [
+        Need(f"the C headers of {sys.executable} ({headers})", headers.exists, dev),
+        Need(
+            f"the module ensurepip of {sys.executable}", lambda: importlib.util.find_spec("ensurepip") is not None, venv
+        ),
+    ]
+
+
+def needs() -> list[Need]:
+    """Everything, in the order in which it is used."""
+    return [
+        Need("the program gcc", program("gcc"), named("gcc")),
+        Need("the C library's headers (stdio.h)", header("stdio.h"), named("libc6-dev", "glibc-devel", "glibc")),
+        Need(
+            "the kernel's headers (linux/sync_file.h)",
+            header("linux/sync_file.h"),
+            named("linux-libc-dev", "kernel-headers", "linux-api-headers"),
+        ),
+        *python_needs(),
+        Need("the program qemu-system-x86_64", program("qemu-system-x86_64"), named("qemu-system-x86")),
+        Need("the program udevadm, and udevd", program("udevadm"), named("udev", "systemd-udev", "systemd")),
+        Need("the programs modprobe and depmod", program("depmod"), named("kmod")),
+        Need("the program setpriv", program("setpriv"), named("util-linux")),
+        Need("the program file", program("file"), named("file")),
+        *[
+            Need(f"the program {name}", program(name), named(package), only_to_build_kernel=True)
+            for name, package in (
+                ("make", "make"),
+                ("flex", "flex"),
+                ("bison", "bison"),
+                ("bc", "bc"),
+                ("xz", "xz-utils"),
+            )
+        ],
+        Need(
+            "libelf's headers (gelf.h)",
+            header("gelf.h"),
+            named("libelf-dev", "elfutils-libelf-devel", "libelf"),
+            only_to_build_kernel=True,
+        ),
+        Need(
+            "the source of Linux 6.12, packed, in /usr/src (or give --kernel PATH: a bzImage or a build tree)",
+            any_file("/usr/src/linux-source-*.tar.*", "/usr/src/linux-source-*/linux-source-*.tar.*"),
+            {"debian": "linux-source-6.12"},
+            only_to_build_kernel=True,
+        ),
+    ]
+
+
+def distribution(os_release: Path = OS_RELEASE) -> str:
+    """Which of the package names hold here: debian, fedora, arch, or another ID for which we know none."""
+    try:
+        text = os_release.read_text()
+    except OSError:
+        return "unknown"
+    values: dict[str, str] = dict(re.findall(r'^(ID|ID_LIKE)="?([^"\n]*)"?$', text, re.MULTILINE))
+    words = [values.get("ID", "unknown"), *values.get("ID_LIKE", "").split()]
+    known: list[str] = [word for word in words if word in ("debian", "fedora", "arch")]
+    return known[0] if known else words[0]
+
+
+def become_root() -> list[str] | None:
+    """What to put before a command so that it runs as root; None where there is no way."""
+    if os.geteuid() == 0:
+        return []
+    if shutil.which("sudo") is None:
+        return None
+    # Without a terminal nobody can type a password.
+    return ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
+
+
+def explain(missing: Sequence[Need], where: str, why: str) -> str:
+    """What is missing and how to get it, for a person."""
+    lines = [f"{why}, and this is missing:"]
+    lines += [f"  - {need.what}" for need in missing]
+    packages = " ".join(packages_of(missing, where))
+    install = {"debian": "apt-get install --no-install-recommends", "fedora": "dnf install", "arch": "pacman -S"}.get(
+        where
+    )
+    if packages and install:
+        lines.append(f"To get it, as root: {install} {packages}")
+    if others := [need for need in missing if where not in need.packages]:
+        lines.append(f"No package of this distribution is known here for: {'; '.join(need.what for need in others)}")
+    return "\n".join(lines)
+
+
+def packages_of(missing: Iterable[Need], where: str) -> list[str]:
+    """The packages that provide it, each once."""
+    return list(dict.fromkeys(need.packages[where] for need in missing if where in need.packages))
+
+
+def install_packages(missing: Sequence[Need], yes: bool, os_release: Path = OS_RELEASE) -> None:
+    """Install what is missing, or raise UnavailableError with the exact list."""
+    where = distribution(os_release)
+    if where != "debian":
+        raise UnavailableError(explain(missing, where, "only on Debian and Ubuntu can vm/run install packages"))
+    root = become_root()
+    if root is None:
+        raise UnavailableError(explain(missing, where, "installing packages takes root or sudo"))
+    if any(where not in need.packages for need in missing):
+        raise UnavailableError(explain(missing, where, "packages do not provide all that is needed"))
+    packages = packages_of(missing, where)
+    command = ["apt-get", "install", "--yes", "--no-install-recommends"]
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UnavailableError(explain(missing, where, "there is no terminal to ask on, nor --yes"))
+        say("missing: " + "; ".join(need.what for need in missing))
+        if input(f"vm: install {' '.join(packages)} with apt-get? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            raise UnavailableError(explain(missing, where, "installing was declined"))
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # sudo drops the environment, env does not.
+    prefix = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
+    say("apt-get update")
+    # A repository that is down need not be one that is used.
+    subprocess.run([*prefix, "apt-get", "-qq", "update"], env=env, stdout=sys.stderr, check=False)
+    packages = [newest_source() if name.startswith("linux-source-") else name for name in packages]
+    say(f"apt-get install {' '.join(packages)}")
+    done = subprocess.run([*prefix, *command, "-qq", *packages], env=env, stdout=sys.stderr, check=False)
+    if done.returncode != 0:
+        raise UnavailableError(explain(missing, where, "apt-get failed"))
+    importlib.invalidate_caches()
+
+
+def newest_source(wanted: str = "linux-source-6.12") -> str:
+    """The wanted source package, or else the newest that the distribution has."""
+    found = subprocess.run(
+        ["apt-cache", "pkgnames", "linux-source-"], capture_output=True, text=True, check=False
+    ).stdout
+    versions: list[str] = re.findall(r"^linux-source-(\d[\d.]*)$", found, re.MULTILINE)
+    if not versions or wanted.removeprefix("linux-source-") in versions:
+        return wanted
+    return "linux-source-" + max(versions, key=lambda version: [int(n) for n in version.strip(".").split(".")])
+
+
+def check_machine(build_kernel: bool, yes: bool) -> None:
+    """Make sure that everything is installed."""
+
+    def missing() -> list[Need]:
+        return [n for n in needs() if (build_kernel or not n.only_to_build_kernel) and not n.present()]
+
+    if first := missing():
+        install_packages(first, yes)
+        if still := missing():
+            raise UnavailableError(explain(still, distribution(), "the packages were installed"))
+
+
+def inputs_hash() -> str:
+    """Changes with everything that the installed package in .venv is made from."""
+    total = hashlib.sha256()
+    files = [CHECKOUT / "setup.py", CHECKOUT / "pyproject.toml", *sorted((CHECKOUT / "native").rglob("*"))]
+    for file in files:
+        if file.is_file() and file.suffix not in (".so", ".c", ".pyc"):
+            total.update(f"\n{file.relative_to(CHECKOUT)}\n".encode())
+            total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def check_venv() -> None:
+    """Make sure that .venv holds the package as the checkout has it."""
+    wanted = wanted_stamp()
+    if read_stamp() == wanted:
+        return
+    # The lock goes with the process, whatever ends it.
+    folder = os.open(CHECKOUT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        stamp = read_stamp()
+        if stamp == wanted:
+            return
+        LOG.parent.mkdir(exist_ok=True)
+        LOG.unlink(missing_ok=True)
+        # Without a stamp an earlier set-up was interrupted, and nothing in the folder can be trusted.
+        if stamp is None or not stamp.startswith(f"{python_identity()}\n"):
+            # From within .venv: the Python that it was made with, for this one is about to be removed.
+            python = getattr(sys, "_base_executable", sys.executable)
+            step("making .venv", [python, "-m", "venv", "--clear", str(VENV)])
+        STAMP.unlink(missing_ok=True)
+        pip = [str(VENV / "bin/python"), "-m", "pip", "--disable-pip-version-check", "install"]
+        step("installing linuxsync and what it needs into .venv", [*pip, "-e", f"{CHECKOUT}[vm,test]"])
+        STAMP.write_text(wanted)
+    finally:
+        os.close(folder)
+
+
+def python_identity() -> str:
+    """Which Python a .venv belongs to; an update that keeps its binary interface is the same one."""
+    return f"{sys.implementation.cache_tag} {sys.base_prefix}"
+
+
+def wanted_stamp() -> str:
+    """What .venv has to be made from, to be this checkout's."""
+    return f"{python_identity()}\n{inputs_hash()}\n"
+
+
+def read_stamp() -> str | None:
+    """What .venv was made from, if it was completed."""
+    try:
+        return STAMP.read_text()
+    except OSError:
+        return None
+
+
+def step(what: str, command: Sequence[str]) -> None:
+    """Run one step with its output in a log, saying what it is and that it is alive."""
+    say(what)
+    terminal = sys.stderr.isatty()
+    started = told = time.monotonic()
+    with (
+        open(LOG, "ab") as log,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=CHECKOUT) as process,
+    ):
+        while True:
+            try:
+                status = process.wait(1 if terminal else 5)
+                break
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+                if terminal:
+                    print(f"\rvm: {now - started:.0f} s ", end="", file=sys.stderr, flush=True)
+                elif now - told >= 30:
+                    told = now
+                    say(f"{what}: {now - started:.0f} s")
+            except BaseException:
+                process.terminate()
+                raise
+    if terminal:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if status != 0:
+        tail = "\n".join(LOG.read_text(errors="replace").rstrip().split("\n")[-30:])
+        raise UnavailableError(f"{what} failed with status {status}:\n{tail}\nThe whole log: {LOG}")
+
+
+# The options that have a value, so that the command behind them is found.
+VALUED = ("--kernel", "--timeout", "--rw", "--cpus", "--memory", "--append")
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options, and the command with its arguments."""
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("-") and arguments[at] != "--":
+        at += 2 if arguments[at] in VALUED else 1
+    return list(arguments[:at]), list(arguments[at:])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Set up what is missing, then become ``python -m linuxsync.vm``."""
+    options, command = split(arguments)
+    wants_help = {"-h", "--help"}
+    if wants_help & set(options) or (command[:1] in (["shell"], ["kernel"]) and wants_help & set(command)):
+        print(USAGE, end="")
+        return 0
+    if not command:
+        print(USAGE, end="", file=sys.stderr)
+        return 2
+    yes = "--yes" in options or bool(os.environ.get("CI"))
+    own_kernel = not any(word == "--kernel" or word.startswith("--kernel=") for word in options)
+    try:
+        check_machine(own_kernel, yes)
+        check_venv()
+    except UnavailableError as error:
+        say(str(error))
+        return EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 130
+    return hand_over(arguments)
+
+
+def hand_over(arguments: Sequence[str]) -> NoReturn:
+    """Become the program that was set up."""
+    python = str(VENV / "bin/python")
+    os.execv(python, [python, "-m", "linuxsync.vm", *arguments])

@@ -1,0 +1,59 @@
+"""What the guest's kernel said on its console, and whether it was well."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Bits of /proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst).
+TAINT_DIE = 1 << 7
+TAINT_WARN = 1 << 9
+
+_STAMP = r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "
+_PANIC = re.compile(_STAMP + r"Kernel panic - not syncing.*", re.MULTILINE)
+_OOPS = re.compile(
+    _STAMP + r"(?:Oops: |Oops\b.*\[#\d+\]|BUG: |kernel BUG at |Internal error: |general protection fault\b).*",
+    re.MULTILINE,
+)
+_WARNING = re.compile(_STAMP + r"WARNING: .*", re.MULTILINE)
+_CUT_HERE = "[ cut here ]"
+_END_TRACE = "---[ end trace"
+
+
+def read(log: Path, start: int = 0) -> str:
+    """The console log from a byte on, as text; empty when the guest never wrote one."""
+    try:
+        return log.read_bytes()[start:].decode("utf-8", "replace").replace("\r", "")
+    except FileNotFoundError:
+        return ""
+
+
+def tail(text: str, lines: int = 25) -> str:
+    """The last lines of a log, without empty ones."""
+    return "\n".join([line for line in text.split("\n") if line.strip()][-lines:])
+
+
+def panic(text: str) -> str | None:
+    """The line with which the kernel panicked, or None."""
+    match = _PANIC.search(text)
+    return match[0] if match else None
+
+
+def oops(text: str) -> str | None:
+    """The first line of an oops or BUG, or None."""
+    match = _OOPS.search(text)
+    return match[0] if match else None
+
+
+def warnings(text: str, most: int = 40) -> str:
+    """The kernel's warnings (WARN_ON) with their traces, at most so many lines."""
+    kept: list[str] = []
+    inside = False
+    for line in text.split("\n"):
+        inside = inside or _CUT_HERE in line
+        if inside or _WARNING.match(line):
+            kept.append(line)
+        inside = inside and _END_TRACE not in line
+    if len(kept) > most:
+        kept = [*kept[:most], f"... {len(kept) - most} more lines in the console log"]
+    return "\n".join(kept)

@@ -1,0 +1,340 @@
+"""The guest's kernel: built once from the distribution's source package, kept in the cache, found ever after.
+
+A kernel in the cache is a folder of its own, named after everything that it was made from:
+
+    kernels/KEY/boot/vmlinuz-VERSION     the image, and config-VERSION
+    kernels/KEY/lib/modules/VERSION      vgem, vkms; what `modprobe -d` and virtme-ng expect
+    kernels/KEY/extmod                   what a module out of the tree is built against
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .make import Make, MakeError, say
+
+FRAGMENT = Path(__file__).resolve().parent / "kernel.config"
+IMAGE = Path("arch/x86/boot/bzImage")
+# Part of the key: a change of what a folder in the cache holds makes a new one.
+LAYOUT = 1
+# Lines of make's output that stand for an object, in a build of FRAGMENT; the progress bar's full length.
+OBJECTS = 2080
+
+
+class KernelError(Exception):
+    """There is no kernel, and why; several lines where a build failed."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a guest is booted from.
+
+    Attributes:
+        image: a bzImage.
+        version: as uname -r says it.
+        modules: the folder that has to appear as /lib/modules/VERSION, if there is one.
+        extmod: what `make -C` builds a module of one's own against, if there is one.
+    """
+
+    image: Path
+    version: str
+    modules: Path | None = None
+    extmod: Path | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A packed kernel source tree, as Debian's and Ubuntu's linux-source packages install it."""
+
+    tarball: Path
+    version: str
+
+    @property
+    def identity(self) -> str:
+        """Changes when the package is updated."""
+        stat = self.tarball.stat()
+        return f"{self.tarball.name} {stat.st_size} {int(stat.st_mtime)}"
+
+
+def cache_home() -> Path:
+    """This project's folder in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification says to ignore a relative path.
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "linuxsync"
+
+
+def find_source(folder: Path = Path("/usr/src"), wanted: str = "6.12") -> Source:
+    """The packed source of the wanted version, or of the newest one that is installed.
+
+    Raises:
+        KernelError: there is none.
+    """
+    found: list[Source] = []
+    for pattern in ("linux-source-*.tar.*", "linux-source-*/linux-source-*.tar.*"):
+        for path in folder.glob(pattern):
+            if match := re.match(r"linux-source-([\d.]+)\.tar\.(?:xz|bz2|gz|zst)$", path.name):
+                found.append(Source(path, match[1]))
+    if not found:
+        raise KernelError(f"no kernel source in {folder}: install linux-source-{wanted}, or give --kernel PATH")
+    return max(found, key=lambda s: (s.version == wanted, [int(n) for n in s.version.split(".")]))
+
+
+def cache_key(source: Source, fragment: Path) -> str:
+    """What a kernel in the cache is called: a hash of everything that it is made from."""
+    try:
+        compiler = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise KernelError(f"no working C compiler: gcc --version: {error}") from error
+    parts = [str(LAYOUT), source.identity, fragment.read_text(), compiler.split("\n")[0]]
+    return f"{source.version}-{digest(*parts)}"
+
+
+def digest(*parts: str) -> str:
+    """A short name for some texts, different for different ones."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def cached(source: Source, fragment: Path = FRAGMENT) -> Kernel | None:
+    """The kernel for this source and fragment if it has been built already."""
+    return in_cache(cache_home() / "kernels" / cache_key(source, fragment))
+
+
+def in_cache(folder: Path) -> Kernel | None:
+    """The kernel in one folder of the cache, or None if that does not exist."""
+    for image in folder.glob("boot/vmlinuz-*"):
+        version = image.name.removeprefix("vmlinuz-")
+        extmod = folder / "extmod"
+        return Kernel(image, version, folder / "lib/modules" / version, extmod if extmod.is_dir() else None)
+    return None
+
+
+def ensure(fragment: Path = FRAGMENT) -> Kernel:
+    """The kernel from the cache, built first where it is not there yet.
+
+    Raises:
+        KernelError: it cannot be built.
+    """
+    source = find_source()
+    folder = cache_home() / "kernels" / cache_key(source, fragment)
+    if kernel := in_cache(folder):
+        return kernel
+    with build_lock(folder):
+        # Whoever had the lock before us may have built it.
+        if kernel := in_cache(folder):
+            return kernel
+        remove_stale_builds()
+        build(source, fragment, folder)
+    kernel = in_cache(folder)
+    assert kernel
+    return kernel
+
+
+@contextlib.contextmanager
+def build_lock(folder: Path) -> Iterator[None]:
+    """Only one process at a time builds a kernel; the others wait, and say so. The lock ends with its process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(lock_file(folder.name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is building this kernel; waiting for it")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def lock_file(key: str) -> Path:
+    """The file whose lock a builder holds."""
+    return cache_home() / "kernels" / f"{key}.lock"
+
+
+def remove_stale_builds() -> None:
+    """Remove what builders left that were killed."""
+    for folder in (cache_home() / "build").glob("*"):
+        # Named KEY.RANDOM. A key that nobody else has locked has no living builder; our own lock is not in the way,
+        # because this process builds nothing yet.
+        key = folder.name.rpartition(".")[0]
+        with contextlib.suppress(OSError), open(lock_file(key), "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(source: Source, fragment: Path, result: Path) -> None:
+    """Build a kernel into the folder `result`, which appears complete or not at all."""
+    builds = cache_home() / "build"
+    builds.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=builds, prefix=f"{result.name}."))
+    log = cache_home() / "build.log"
+    log.unlink(missing_ok=True)
+    try:
+        make = Make(log)
+        say(f"unpacking {source.tarball.name}")
+        tree = unpack(source, work, make)
+        output = work / "output"
+        configure(tree, output, fragment, make)
+        say(f"building the kernel (once; 4 to 7 minutes on 2 CPUs; log: {log})")
+        jobs = f"-j{len(os.sched_getaffinity(0))}"
+        make.run_with_progress([*make_in(tree, output), jobs, "bzImage", "modules"], OBJECTS)
+        check_config(fragment, output)
+        stage = work / "stage"
+        install(tree, output, stage, make)
+        result.parent.mkdir(parents=True, exist_ok=True)
+        stage.rename(result)
+        say(f"kernel ready: {result}")
+    except MakeError as error:
+        raise KernelError(str(error)) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def unpack(source: Source, folder: Path, make: Make) -> Path:
+    """Unpack the source into a folder; returns the tree."""
+    tree = folder / "source"
+    tree.mkdir()
+    make.run(["tar", "-xf", str(source.tarball), "-C", str(tree), "--strip-components=1"])
+    return tree
+
+
+def configure(tree: Path, output: Path, fragment: Path, make: Make) -> None:
+    """`make tinyconfig` plus the fragment, of which every option must survive."""
+    output.mkdir()
+    make.run([*make_in(tree, output), "tinyconfig"])
+    merge = ["sh", str(tree / "scripts/kconfig/merge_config.sh"), "-m", "-O", str(output)]
+    make.run([*merge, str(output / ".config"), str(fragment)])
+    make.run([*make_in(tree, output), "olddefconfig"])
+    check_config(fragment, output)
+
+
+def make_in(tree: Path, output: Path) -> list[str]:
+    """The beginning of every make command."""
+    return ["make", "-C", str(tree), f"O={output}", "ARCH=x86"]
+
+
+def check_config(fragment: Path, output: Path) -> None:
+    """KernelError naming every option of the fragment that is not in the kernel's .config."""
+    if lost := lost_options(fragment.read_text(), (output / ".config").read_text()):
+        raise KernelError(
+            f"the kernel's configuration lost what {fragment} asks for: {', '.join(lost)}\n"
+            "An option is lost when this kernel does not have it, or when something that it depends on is missing."
+        )
+
+
+def lost_options(fragment: str, config: str) -> list[str]:
+    """The lines of a fragment that a .config does not fulfil."""
+    lines = set(config.split("\n"))
+    enabled = {line.partition("=")[0] for line in lines if line.startswith("CONFIG_")}
+    lost = []
+    for line in (line.strip() for line in fragment.split("\n")):
+        if match := re.match(r"# (CONFIG_\w+) is not set$", line):
+            # A kernel without the option fulfils this too.
+            if match[1] in enabled:
+                lost.append(f"{match[1]} (to be off)")
+        elif line.startswith("CONFIG_") and line not in lines:
+            lost.append(line)
+    return lost
+
+
+def install(tree: Path, output: Path, stage: Path, make: Make) -> None:
+    """Copy what is worth keeping of a build: 30 MB of 2 GB."""
+    (stage / "boot").mkdir(parents=True)
+    version = (output / "include/config/kernel.release").read_text().strip()
+    shutil.copyfile(output / IMAGE, stage / "boot" / f"vmlinuz-{version}")
+    shutil.copyfile(output / ".config", stage / "boot" / f"config-{version}")
+    make.run([*make_in(tree, output), f"INSTALL_MOD_PATH={stage}", "INSTALL_MOD_STRIP=1", "modules_install"])
+    modules = stage / "lib/modules" / version
+    if not (modules / "modules.dep").exists():
+        raise KernelError("depmod did not run: the package kmod is missing")
+    (modules / "build").unlink(missing_ok=True)
+    script = "scripts/package/install-extmod-build"
+    # Linux 6.1 does not have it.
+    if (tree / script).exists():
+        command = f"KBUILD_RUN_COMMAND=$(srctree)/{script} {stage / 'extmod'}"
+        make.run([*make_in(tree, output), "run-command", command])
+        (modules / "build").symlink_to("../../../extmod")
+
+
+def from_path(path: Path) -> Kernel:
+    """The kernel that --kernel names: an image, or a tree in which one has been built.
+
+    Raises:
+        KernelError: it is neither.
+    """
+    path = path.resolve()
+    if not path.is_dir():
+        version = image_version(path)
+        # As virtme-ng does it: an image in ROOT/boot has its modules in ROOT/lib/modules.
+        for root in path.parents:
+            if (modules := root / "lib/modules" / version).is_dir():
+                return Kernel(path, version, modules)
+        return Kernel(path, version)
+    if kernel := in_cache(path):
+        return kernel
+    image = path / IMAGE
+    if not image.exists():
+        raise KernelError(f"{path} is no kernel build tree: it has no {IMAGE}")
+    version = image_version(image)
+    if not (path / "modules.order").exists():
+        return Kernel(image, version)
+    return Kernel(image, version, tree_modules(path, version), path)
+
+
+def tree_modules(tree: Path, version: str) -> Path:
+    """The modules of a build tree, installed into the cache; again whenever the tree has been built again."""
+    stat = (tree / IMAGE).stat()
+    order = (tree / "modules.order").stat()
+    state = f"{tree} {stat.st_mtime_ns} {stat.st_size} {order.st_mtime_ns}"
+    folder = cache_home() / "trees" / digest(state)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new-"))
+        try:
+            say(f"installing the modules of {tree}")
+            make = Make(cache_home() / "build.log")
+            make.run(["make", "-C", str(tree), f"INSTALL_MOD_PATH={stage}", "INSTALL_MOD_STRIP=1", "modules_install"])
+            with contextlib.suppress(OSError):
+                stage.rename(folder)
+        except MakeError as error:
+            raise KernelError(str(error)) from error
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return folder / "lib/modules" / version
+
+
+def image_version(path: Path) -> str:
+    """The version in an image's header (Documentation/arch/x86/boot.rst).
+
+    Raises:
+        KernelError: it is no x86 kernel image, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError as error:
+        raise KernelError(f"{path}: {error.strerror}") from error
+    if head[0x202:0x206] != b"HdrS":
+        raise KernelError(f"{path} is no x86 kernel image (bzImage)")
+    start = int.from_bytes(head[0x20E:0x210], "little") + 0x200
+    words = head[start : start + 256].split(b"\0")[0].decode("ascii", "replace").split()
+    return words[0] if words else "unknown"
+
+
+def supported() -> None:
+    """KernelError where the guest cannot run at all."""
+    if platform.machine() != "x86_64":
+        raise KernelError(f"the VM is for x86-64 hosts, and this is {platform.machine()}")
