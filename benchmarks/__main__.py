@@ -150,10 +150,16 @@ def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only:
             f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in cases.CASES)}"
         )
     figures = [Figure(case.name, case.what, case.max_vs_c, case.min_vs_plain) for case in chosen]
-    with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True), transient=True) as progress:
+    stderr = Console(stderr=True, highlight=False)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress,
+    ):
         task = progress.add_task("measuring", total=rounds * len(chosen))
         program = CProgram(folder)
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
+            if not stderr.is_terminal:
+                stderr.print(f"round {number} of {rounds}")
             for case, figure in zip(chosen, figures, strict=True):
                 figure.c.append(program.run(case.name, case.count))
                 figure.linuxsync.append(timed(case.linuxsync, case.count))
