@@ -131,11 +131,17 @@ def table(figures: list[Figure]) -> Table:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "json_file", type=click.File("w"), help="Write every measurement to FILE ('-': stdout).")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.Path(allow_dash=True, dir_okay=False, writable=True),
+    help="Write every measurement to FILE ('-': stdout, instead of the table).",
+)
 @click.option("--check", is_flag=True, help="Exit 1 when a target is missed.")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Interleaved rounds.")
 @click.option("-k", "only", metavar="TEXT", default="", help="Only benchmarks whose name contains TEXT.")
-def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only: str) -> None:
+def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
     """Measure linuxsync against C and against plain Python.
 
     Every round runs each benchmark once as C, as linuxsync and as plain Python, one right after the other, so that
@@ -168,7 +174,7 @@ def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only:
         program.close()
     # A pipe has no width of its own, and a table cut to 80 columns says nothing.
     wide = None if sys.stdout.isatty() else 130
-    if json_file is None or json_file.name != "-":
+    if json_file != "-":
         Console(width=wide).print(table(figures))
     if json_file is not None:
         machine = {"kernel": platform.release(), "python": platform.python_version(), "rounds": rounds}
@@ -177,8 +183,10 @@ def main(json_file: click.utils.LazyFile | None, check: bool, rounds: int, only:
             | {"linuxsync_vs_c": figure.vs_c, "plain_vs_linuxsync": figure.vs_plain, "missed": figure.missed}
             for figure in figures
         ]
-        json.dump(machine | {"unit": "ns", "time": time.time(), "benchmarks": benchmarks}, json_file, indent=1)
-        json_file.write("\n")
+        with click.open_file(json_file, "w") as file:
+            file.write(
+                json.dumps(machine | {"unit": "ns", "time": time.time(), "benchmarks": benchmarks}, indent=1) + "\n"
+            )
     missed = [figure.what for figure in figures if figure.missed]
     if check and missed:
         raise click.ClickException(f"missed: {', '.join(missed)}")

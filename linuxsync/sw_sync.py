@@ -72,7 +72,8 @@ def available() -> bool:
 class Timeline(_native.Timeline):
     """A sw_sync timeline: fences are points on it, and ``inc`` signals those that it passes.
 
-    Closing the last descriptor of a timeline fails the fences that are still ahead, with ENOENT.
+    Closing the last descriptor of a timeline fails the fences that are still ahead, with ENOENT. A descriptor that came
+    from elsewhere becomes a Timeline through ``from_fd``, which duplicates it: what came is yours to close.
 
     Args:
         name: the timeline's name in the kernel, at most 15 bytes of UTF-8 without NUL; None leaves it to the kernel,

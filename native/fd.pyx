@@ -57,7 +57,8 @@ cdef class OwnedFd:
 
     Threads: any method may be called from many threads as long as none closes the object. After a fork both
     processes own a descriptor of the same open file. Objects can't be pickled: send the descriptor with
-    ``socket.send_fds`` and give what arrives to the constructor.
+    ``socket.send_fds``, receive it with ``recv_fds(..., flags=socket.MSG_CMSG_CLOEXEC)``, lest programs that you start
+    inherit it, and give it to the constructor.
     """
 
     def __cinit__(self):

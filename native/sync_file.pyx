@@ -225,7 +225,7 @@ cdef class SyncFile(OwnedFd):
         if not wait_one(self, POLLIN, deadline_of(timeout)):
             raise TimeoutError(errno.ETIME, f"{self!r} had not signaled after {timeout} s")
 
-    def merge(self, SyncFile other not None, *others, str name="", bint strict=False):
+    def merge(self, SyncFile other not None, *others, str name not None="", bint strict=False):
         """Return a new sync_file that signals once every fence of all inputs has signaled.
 
         The inputs stay open and unchanged. Of several fences on one timeline only the latest is kept, and fences that
@@ -295,7 +295,7 @@ cdef object refuse_errors(list fences):
             raise FenceError.of(fence.info(), f"merging {fence!r} would forget it")
 
 
-def merge(list fences not None, str name="", bint strict=False):
+def merge(list fences not None, str name not None="", bint strict=False):
     """SyncFile.merge for a list of any length but 0: balanced, so that n fences cost O(n log n) and not n squared.
 
     A merge copies the fences of both inputs. Added one by one to a growing result, each is copied n times; merged like

@@ -1,0 +1,61 @@
+"""What holds for every test: none leaves a descriptor behind, and where a VM is required none is skipped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REQUIRED = os.environ.get("LINUXSYNC_REQUIRE_VM", "") not in ("", "0")
+
+
+def list_open_files() -> dict[int, str]:
+    """Every descriptor of this process and what /proc says it is."""
+    found = {}
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except FileNotFoundError:
+            pass  # the one that listed the folder
+    return found
+
+
+@pytest.fixture
+def open_files() -> Callable[[], dict[int, str]]:
+    """A function that lists the descriptors which are open now, for tests that look in the middle."""
+    return list_open_files
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks() -> Iterator[None]:
+    """Fail a test after which other descriptors are open than before it."""
+    before = list_open_files()
+    yield
+    after = list_open_files()
+    left = {fd: target for fd, target in after.items() if before.get(fd) != target}
+    lost = {fd: target for fd, target in before.items() if after.get(fd) != target}
+    if left or lost:
+        pytest.fail(f"descriptors left open: {left}; closed although not the test's: {lost}", pytrace=False)
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"LINUXSYNC_REQUIRE_VM is set, so nothing may be skipped. {reason}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
