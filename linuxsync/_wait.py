@@ -21,13 +21,13 @@ def _set_done(done: asyncio.Future[None]) -> None:
         done.set_result(None)
 
 
-def _time_out(done: asyncio.Future[None], message: str) -> None:
+def _time_out(done: asyncio.Future[None], owner: OwnedFd, timeout: float) -> None:
     if not done.done():
-        done.set_exception(TimeoutError(errno.ETIME, message))
+        done.set_exception(TimeoutError(errno.ETIME, f"{owner!r} had not signaled after {timeout} s"))
 
 
-async def readable(owner: OwnedFd, timeout: float | None, message: str) -> None:
-    """Return once ``owner`` is readable; TimeoutError(ETIME, message) after ``timeout`` seconds, None for never."""
+async def readable(owner: OwnedFd, timeout: float | None) -> None:
+    """Return once ``owner`` is readable; TimeoutError(ETIME) after ``timeout`` seconds, None for never."""
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
     loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ async def readable(owner: OwnedFd, timeout: float | None, message: str) -> None:
         loop.add_reader(own.fileno(), _set_done, done)
         timer = None
         if timeout is not None and timeout != math.inf:
-            timer = loop.call_later(timeout, _time_out, done, message)
+            timer = loop.call_later(timeout, _time_out, done, owner, timeout)
         try:
             await done
         finally:

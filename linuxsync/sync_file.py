@@ -98,7 +98,7 @@ class SyncFile(_native.SyncFile):
         Cancelling it gives everything back. The fence may be closed meanwhile; the waiter still wakes. Threads: belongs
         to the event loop that it is awaited in.
         """
-        await _wait.readable(self, timeout, f"{self!r} had not signaled after {timeout} s")
+        await _wait.readable(self, timeout)
 
     def __await__(self) -> Generator[object, None, None]:
         return self.wait_async().__await__()

@@ -26,7 +26,10 @@ cdef OwnedFd blank(type cls):
 
     Made before the call that hands out a descriptor, so that once there is one nothing can fail any more.
     """
-    return <OwnedFd>(<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
+    made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
+    if not isinstance(made, OwnedFd):  # a subclass may have a __new__ of its own
+        raise TypeError(f"{cls.__name__}.__new__ made a {type(made).__name__}")
+    return <OwnedFd>made
 
 
 cdef void drop(int fd) noexcept nogil:
