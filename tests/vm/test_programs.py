@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def output(*arguments: str, stderr: str = "") -> str:
-    """What a Python of its own prints; it must end with 0 and say nothing else on stderr."""
-    command = [sys.executable, "-X", "dev", *arguments]
+    """What a Python of its own prints; it must end with 0 and say nothing else on stderr, no ResourceWarning either."""
+    command = [sys.executable, "-W", "always", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (run.returncode, run.stderr) == (0, stderr)
     return run.stdout
