@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,12 +48,11 @@ def test_help_teaches_without_any_setup(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("__pycache__"))
 
 
-def test_second_run_starts_within_a_second() -> None:
+def test_second_run_finds_everything_done() -> None:
+    """Nothing is named as a step, so nothing was done: what is said is the command's own."""
     if bootstrap.read_stamp() != bootstrap.wanted_stamp():
         pytest.skip("vm/run would make .venv again, under this Python's feet")
-    start = time.monotonic()
     done = front_door("--kernel", "/nonexistent", "kernel")
-    assert time.monotonic() - start < 1
     assert (done.returncode, done.stderr) == (EX_UNAVAILABLE, "vm: /nonexistent: No such file or directory\n")
 
 
