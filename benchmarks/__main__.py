@@ -173,7 +173,7 @@ def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
                 progress.advance(task)
         program.close()
     # A pipe has no width of its own, and a table cut to 80 columns says nothing.
-    wide = None if sys.stdout.isatty() else 130
+    wide = None if sys.stdout.isatty() else 160
     if json_file != "-":
         Console(width=wide).print(table(figures))
     if json_file is not None:

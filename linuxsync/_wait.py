@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
 from ._fd import OwnedFd
-from ._native.wait import wait_all, wait_any
+from ._native.wait import seconds_of, wait_all, wait_any
 
 __all__ = ["as_readable", "readable", "wait_all", "wait_any"]
 
@@ -28,18 +28,18 @@ def _time_out(done: asyncio.Future[None], owner: OwnedFd, timeout: float) -> Non
 
 async def readable(owner: OwnedFd, timeout: float | None) -> None:
     """Return once ``owner`` is readable; TimeoutError(ETIME) after ``timeout`` seconds, None for never."""
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+    seconds = seconds_of(timeout)
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     # A loop knows one reader for each descriptor number: a second waiter would replace the first, and a close by
     # somebody else would leave it waiting for whatever the number names next. So each waiter watches its own duplicate.
     with owner.dup() as own:
-        loop.add_reader(own.fileno(), _set_done, done)
         timer = None
-        if timeout is not None and timeout != math.inf:
-            timer = loop.call_later(timeout, _time_out, done, owner, timeout)
         try:
+            # First, because a reader that is left behind spoils the loop for whatever gets the number next.
+            if seconds != math.inf:
+                timer = loop.call_later(seconds, _time_out, done, owner, seconds)
+            loop.add_reader(own.fileno(), _set_done, done)
             await done
         finally:
             loop.remove_reader(own.fileno())
@@ -47,8 +47,8 @@ async def readable(owner: OwnedFd, timeout: float | None) -> None:
                 timer.cancel()
 
 
-async def as_readable(owners: Iterable[Owner]) -> AsyncIterator[Owner]:
-    """Yield each of ``owners`` as it becomes readable."""
+async def as_readable(owners: Iterable[Owner], kind: type[OwnedFd]) -> AsyncIterator[Owner]:
+    """Yield each of ``owners``, which must be of one ``kind``, as it becomes readable."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Queue[int] = asyncio.Queue()
     waiting: dict[int, tuple[Owner, Owner]] = {}
@@ -59,7 +59,7 @@ async def as_readable(owners: Iterable[Owner]) -> AsyncIterator[Owner]:
 
     try:
         for owner in owners:
-            if not isinstance(owner, OwnedFd):
+            if not isinstance(owner, kind):
                 raise TypeError(f"can't wait for a {type(owner).__name__}")
             own = owner.dup()
             waiting[own.fileno()] = own, owner

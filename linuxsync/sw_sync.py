@@ -34,17 +34,21 @@ def find() -> str:
         PermissionError: debugfs may not be entered; usually only root may.
     """
     mounts = _debugfs_mounts()
+    refused = None
     for mount in mounts:
         path = mount / "sync" / "sw_sync"
         try:
             path.stat()
         except FileNotFoundError:
             continue
-        except PermissionError as error:
-            raise PermissionError(
-                errno.EACCES, "sw_sync needs root: debugfs may not be entered by others; try sudo", str(path)
-            ) from error
+        except PermissionError:
+            refused = refused or path
+            continue
         return str(path)
+    if refused:
+        raise PermissionError(
+            errno.EACCES, "sw_sync needs root: debugfs may not be entered by others; try sudo", str(refused)
+        )
     if mounts:
         raise FileNotFoundError(
             errno.ENOENT,
@@ -64,7 +68,7 @@ def find() -> str:
 def available() -> bool:
     """Whether ``Timeline()`` would find a sw_sync file that this process may open."""
     try:
-        return os.access(find(), os.R_OK | os.W_OK)
+        return os.access(find(), os.R_OK | os.W_OK, effective_ids=True)
     except OSError:
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Generator, Iterable
 from enum import IntEnum
+from typing import TypeVar
 
 from . import _wait
 from ._native import sync_file as _native
@@ -35,6 +36,8 @@ class SyncFile(_native.SyncFile):
 
     Threads: every method may be called from many threads at once as long as none closes the object. Any number of
     threads, processes and coroutines may wait for one fence; all of them wake.
+
+    What ``merge``, ``dup`` and ``from_fd`` of a subclass return is of that subclass, made without its ``__init__``.
     """
 
     __slots__ = ()
@@ -104,7 +107,10 @@ class SyncFile(_native.SyncFile):
         return self.wait_async().__await__()
 
 
-def merge(fences: Iterable[SyncFile], name: str = "", strict: bool = False) -> SyncFile:
+Fence = TypeVar("Fence", bound=SyncFile)
+
+
+def merge(fences: Iterable[Fence], name: str = "", strict: bool = False) -> Fence:
     """Return a new sync_file that signals once every fence of ``fences`` has; see SyncFile.merge.
 
     Args:
@@ -132,12 +138,12 @@ def wait_all(fences: Iterable[SyncFile], timeout: float | None = None) -> None:
 
     Mirrors poll(2). Threads: as SyncFile.wait.
     """
-    missing = _wait.wait_all(fences if isinstance(fences, list) else list(fences), timeout)
+    missing = _wait.wait_all(fences if type(fences) is list else list(fences), SyncFile, timeout)
     if missing is not None:
         raise TimeoutError(errno.ETIME, f"SyncFile({missing}) had not signaled after {timeout} s")
 
 
-def wait_any(fences: Iterable[SyncFile], timeout: float | None = None) -> SyncFile:
+def wait_any(fences: Iterable[Fence], timeout: float | None = None) -> Fence:
     """Return one of ``fences`` that has signaled, the first in order if several have.
 
     Args:
@@ -153,19 +159,20 @@ def wait_any(fences: Iterable[SyncFile], timeout: float | None = None) -> SyncFi
     candidates = list(fences)
     if not candidates:
         raise ValueError("wait_any needs at least one fence")
-    first = _wait.wait_any(candidates, timeout)
+    first = _wait.wait_any(candidates, SyncFile, timeout)
     if first is None:
         raise TimeoutError(errno.ETIME, f"none of {len(candidates)} fences had signaled after {timeout} s")
     return first
 
 
-def as_completed(fences: Iterable[SyncFile]) -> AsyncIterator[SyncFile]:
+def as_completed(fences: Iterable[Fence]) -> AsyncIterator[Fence]:
     """Yield each of ``fences`` as it signals: ``async for fence in as_completed(fences)``.
 
     Raises:
         ValueError, TypeError: a closed fence; something that is none.
         OSError: EMFILE: each fence still waited for holds one descriptor more.
 
-    Leaving the loop early, or cancelling it, gives those descriptors back.
+    Leaving the loop early, or cancelling it, gives those descriptors back; at once inside ``contextlib.aclosing``, else
+    when the event loop has collected the iterator. What is wrong with a fence is said at the first step.
     """
-    return _wait.as_readable(fences)
+    return _wait.as_readable(fences, SyncFile)

@@ -27,8 +27,9 @@ cdef OwnedFd blank(type cls):
     Made before the call that hands out a descriptor, so that once there is one nothing can fail any more.
     """
     made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
-    if not isinstance(made, OwnedFd):  # a subclass may have a __new__ of its own
-        raise TypeError(f"{cls.__name__}.__new__ made a {type(made).__name__}")
+    # A subclass may have a __new__ of its own, which makes something else or finds something that is in use.
+    if not isinstance(made, OwnedFd) or (<OwnedFd>made).number >= 0:
+        raise TypeError(f"{cls.__name__}.__new__ did not make a new {cls.__name__}")
     return <OwnedFd>made
 
 

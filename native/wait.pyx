@@ -10,7 +10,7 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EBADF, EINTR, errno
-from libc.math cimport isnan
+from libc.math cimport INFINITY, isinf, isnan
 from libc.stdint cimport INT64_MAX, int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -38,19 +38,23 @@ cdef int64_t now() noexcept nogil:
     return <int64_t>at.tv_sec * NS + at.tv_nsec
 
 
-cdef int64_t deadline_of(object timeout) except -1:
-    """The moment at which `timeout` seconds are over: 0 for "ask once", NEVER for None and for more than a century."""
+cpdef double seconds_of(object timeout) except -1:
+    """A timeout as seconds: infinite for None and for more than a century. ValueError for a negative one or a NaN."""
     cdef double seconds
     if timeout is None:
-        return NEVER
+        return INFINITY
     seconds = timeout
-    if seconds == 0:
-        return 0
     if isnan(seconds) or seconds < 0:
         raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
-    if seconds > 4e9:
-        return NEVER
-    return now() + <int64_t>(seconds * NS)
+    return seconds if seconds <= 4e9 else INFINITY
+
+
+cdef int64_t deadline_of(object timeout) except -1:
+    """The moment at which `timeout` seconds are over: 0 for "ask once", NEVER for None."""
+    cdef double seconds = seconds_of(timeout)
+    if seconds == 0:
+        return 0
+    return NEVER if isinf(seconds) else now() + <int64_t>(seconds * NS)
 
 
 cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
@@ -96,8 +100,8 @@ cdef int wait_one(OwnedFd owner, short events, int64_t deadline) except -1:
     return 1
 
 
-cdef pollfd *gather(list owners) except NULL:
-    """poll(2)'s array for the reading end of `owners`; the caller frees it."""
+cdef pollfd *gather(list owners, type kind) except NULL:
+    """poll(2)'s array for the reading end of `owners`, each of which must be a `kind`; the caller frees it."""
     cdef Py_ssize_t i
     cdef PyObject *owner
     cdef PyTypeObject *checked = NULL  # they are usually all of one type, and walking its bases costs more than the rest
@@ -108,7 +112,7 @@ cdef pollfd *gather(list owners) except NULL:
         for i in range(len(owners)):
             owner = PyList_GET_ITEM(owners, i)
             if Py_TYPE(owner) is not checked:
-                if not isinstance(<object>owner, OwnedFd):
+                if not isinstance(<object>owner, kind):
                     raise TypeError(f"can't wait for a {type(<object>owner).__name__}")
                 checked = Py_TYPE(owner)
             polled[i].fd = (<OwnedFd>owner).number
@@ -122,15 +126,17 @@ cdef pollfd *gather(list owners) except NULL:
     return polled
 
 
-def wait_all(list owners not None, timeout=None):
+def wait_all(list owners not None, type kind not None, timeout=None):
     """Wait until each of ``owners`` (list of OwnedFd) is readable.
 
     Args:
+        kind: what every owner must be. A file that is no fence may always be readable, and waiting for it a lie.
         timeout: seconds (float >= 0) for all of them together, None for ever, 0 to ask once.
     Returns:
         None once all are, else the descriptor (int) of the first that was not when the time was over.
     Raises:
         ValueError: an owner is closed; a negative timeout.
+        TypeError: an owner is no ``kind``.
         OSError: EBADF, somebody else closed one; EINVAL, more than RLIMIT_NOFILE of them.
 
     Mirrors poll(2). Threads: releases the GIL while it waits.
@@ -141,7 +147,9 @@ def wait_all(list owners not None, timeout=None):
     cdef short seen = 0
     if not owners:
         return None
-    polled = gather(owners)
+    if not issubclass(kind, OwnedFd):
+        raise TypeError(f"{kind.__name__} is no OwnedFd")
+    polled = gather(owners, kind)
     try:
         # One call for all that are ready already, then one by one: all must come, so their order does not matter, and
         # n waits cost n calls where asking for all pending ones each time would cost n squared.
@@ -160,7 +168,7 @@ def wait_all(list owners not None, timeout=None):
     return None
 
 
-def wait_any(list owners not None, timeout=None):
+def wait_any(list owners not None, type kind not None, timeout=None):
     """Wait until one of ``owners`` (list of OwnedFd) is readable; return the first such, or None when time is over.
 
     Args, Raises, Threads: as ``wait_all``; the list must not change meanwhile. No owners: None at once.
@@ -170,7 +178,9 @@ def wait_any(list owners not None, timeout=None):
     cdef pollfd *polled
     if not owners:
         return None
-    polled = gather(owners)
+    if not issubclass(kind, OwnedFd):
+        raise TypeError(f"{kind.__name__} is no OwnedFd")
+    polled = gather(owners, kind)
     try:
         if wait(polled, len(owners), deadline):
             for i in range(len(owners)):

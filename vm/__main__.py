@@ -64,7 +64,7 @@ def guest_environment() -> dict[str, str]:
     bin_folder = str(Path(sys.executable).parent)
     env = {"PATH": f"{bin_folder}:{os.environ.get('PATH', os.defpath)}", "VIRTUAL_ENV": sys.prefix}
     # In the guest stdout is no terminal, even if ours is one.
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         env["COLUMNS"] = str(os.get_terminal_size(1).columns)
         if "NO_COLOR" not in os.environ:
             env["FORCE_COLOR"] = "1"
@@ -90,6 +90,16 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
 
+LONGEST = 30 * 86400.0  # seconds; a guest that nobody waits for any more is not "always enforced"
+
+
+def finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse a NaN, which is neither too small nor too large."""
+    if value != value:
+        raise click.BadParameter("nan is no number of seconds")
+    return value
+
+
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -97,7 +107,7 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @click.option("--yes", is_flag=True, help="Used by the set-up.")
 @click.option("--kernel", type=click.Path(path_type=Path))
 @click.option("--kvm/--no-kvm", "use_kvm", default=None)
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=1800.0)
+@click.option("--timeout", type=click.FloatRange(min=0, max=LONGEST, min_open=True), callback=finite, default=1800.0)
 @click.option("--rw", type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path), multiple=True)
 @click.option("--cpus", type=click.IntRange(min=1, max=64), default=2)
 @click.option("--memory", default="1G")
@@ -133,7 +143,7 @@ def exec_(options: Options, command: tuple[str, ...]) -> int:
 @click.pass_obj
 def demo(options: Options, arguments: tuple[str, ...]) -> int:
     """Show real fences."""
-    return runner.run(["python", "-m", "linuxsync.demo", *arguments], options.settings())
+    return runner.run(["python", "-m", "linuxsync.demo", *arguments], options.settings(), stdin=None)
 
 
 @main.command(context_settings=PASS_ON)
@@ -146,6 +156,8 @@ def bench(options: Options, arguments: tuple[str, ...]) -> int:
     for at, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option == "--json" and (equals or at + 1 < len(words)):
+            if (value if equals else words[at + 1]) == "-":
+                break
             file = Path(value if equals else words[at + 1]).resolve()
             if not file.parent.is_dir():
                 raise click.BadParameter(f"{file.parent} is no folder", param_hint="--json")
@@ -153,7 +165,7 @@ def bench(options: Options, arguments: tuple[str, ...]) -> int:
             words[at : at + (1 if equals else 2)] = ["--json", str(file)]
             break
     settings = replace(options.settings(), cwd=CHECKOUT)
-    return runner.run(["python", "-m", "benchmarks", *words], settings)
+    return runner.run(["python", "-m", "benchmarks", *words], settings, stdin=None)
 
 
 @main.command()
@@ -199,7 +211,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except kernels.KernelError as error:
+    except (kernels.KernelError, OSError, ValueError) as error:
         runner.note(str(error))
         return EX_UNAVAILABLE
     except runner.GuestLost as error:

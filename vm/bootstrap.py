@@ -56,9 +56,10 @@ Options:
   -q, --quiet       nothing on stderr that is not the command's, unless something is wrong
   -h, --help        this text
 
-The guest sees the host's files as they are, read-only; its /tmp starts as a copy of the host's that is thrown away.
-CMD runs as root in the same working directory, with .venv/bin first in PATH. vgem and vkms are loaded, virtio-gpu is
-there, debugfs and tracefs are mounted.
+The guest sees the host's files as they are, read-only, but has /run, /dev/shm, /var/tmp, /var/log and /var/cache of its
+own; its /tmp starts as a copy of the host's that is thrown away. CMD runs as root in the same working directory, with
+.venv/bin first in PATH, and gets PATH, HOME, LANG, LC_*, TERM, CI, PYTHON* and LINUXSYNC_* of the environment. vgem and
+vkms are loaded, virtio-gpu is there, debugfs and tracefs are mounted, and there is no network.
 
 Exit status: that of the command; 69 when there is no guest, when it did not come up, when its kernel panicked or oopsed
 (even if the command succeeded), or when the time was up: the console's last lines and the whole log's path are then on
@@ -68,7 +69,7 @@ Examples:
   vm/run demo
   vm/run test -k merge
   vm/run test tests/vm/test_sw_sync.py
-  vm/run -- python -c 'import linuxsync; print(linuxsync.Timeline().create_fence(1))'
+  vm/run -- python -c 'from linuxsync import *; t = Timeline("mine"); print(t.create_fence(1).info())'
   vm/run -- sh -c 'cat /sys/kernel/debug/sync/info; dmesg' > log
   echo 'print(6 * 7)' | vm/run -- python -
   vm/run --rw . -- python -m pytest --junitxml=out.xml tests/vm
@@ -318,8 +319,12 @@ def check_venv() -> None:
 
 
 def python_identity() -> str:
-    """Which Python a .venv belongs to; an update that keeps its binary interface is the same one."""
-    return f"{sys.implementation.cache_tag} {sys.base_prefix}"
+    """Which Python a .venv belongs to, and where it is.
+
+    An update that keeps the binary interface is the same Python, but a checkout that was copied or moved has a .venv
+    full of paths into the old place.
+    """
+    return f"{sys.implementation.cache_tag} {sys.base_prefix} {VENV}"
 
 
 def wanted_stamp() -> str:
@@ -339,6 +344,8 @@ def step(what: str, command: Sequence[str]) -> None:
     """Run one step with its output in a log, saying what it is and that it is alive."""
     say(what)
     terminal = sys.stderr.isatty()
+    # Nothing goes on behind the back of a set-up that was killed.
+    command = ["setpriv", "--pdeathsig", "KILL", *command]
     started = told = time.monotonic()
     with (
         open(LOG, "ab") as log,
@@ -366,6 +373,7 @@ def step(what: str, command: Sequence[str]) -> None:
 
 
 # The options that have a value, so that the command behind them is found.
+COMMANDS = ("demo", "test", "shell", "bench", "kernel", "--")
 VALUED = ("--kernel", "--timeout", "--rw", "--cpus", "--memory", "--append")
 
 
@@ -387,12 +395,15 @@ def main(arguments: Sequence[str]) -> int:
     if not command:
         print(USAGE, end="", file=sys.stderr)
         return 2
-    yes = "--yes" in options or bool(os.environ.get("CI"))
+    if command[0] not in COMMANDS:
+        say(f"no such command: {command[0]}; there are {', '.join(COMMANDS)} (vm/run --help)")
+        return 2
+    yes = "--yes" in options or os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
     own_kernel = not any(word == "--kernel" or word.startswith("--kernel=") for word in options)
     try:
         check_machine(own_kernel, yes)
         check_venv()
-    except UnavailableError as error:
+    except (UnavailableError, OSError) as error:
         say(str(error))
         return EX_UNAVAILABLE
     except KeyboardInterrupt:
@@ -401,6 +412,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def hand_over(arguments: Sequence[str]) -> NoReturn:
-    """Become the program that was set up."""
+    """Become the program that was set up, isolated: a module that lies in the working directory is not ours."""
     python = str(VENV / "bin/python")
-    os.execv(python, [python, "-m", "linuxsync.vm", *arguments])
+    os.execv(python, [python, "-I", "-m", "linuxsync.vm", *arguments])

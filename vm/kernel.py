@@ -133,7 +133,7 @@ def ensure(fragment: Path = FRAGMENT) -> Kernel:
         # Whoever had the lock before us may have built it.
         if kernel := in_cache(folder):
             return kernel
-        remove_stale_builds()
+        remove_stale_builds(folder.name)
         build(source, fragment, folder)
     kernel = in_cache(folder)
     assert kernel
@@ -161,12 +161,15 @@ def lock_file(key: str) -> Path:
     return cache_home() / "kernels" / f"{key}.lock"
 
 
-def remove_stale_builds() -> None:
-    """Remove what builders left that were killed."""
+def remove_stale_builds(ours: str) -> None:
+    """Remove what builders left that were killed; `ours` is the key whose lock this process holds."""
     for folder in (cache_home() / "build").glob("*"):
-        # Named KEY.RANDOM. A key that nobody else has locked has no living builder; our own lock is not in the way,
-        # because this process builds nothing yet.
+        # Named KEY.RANDOM. A key that nobody has locked has no living builder. That is so for ours, but asking for its
+        # lock a second time would find our own.
         key = folder.name.rpartition(".")[0]
+        if key == ours:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
         with contextlib.suppress(OSError), open(lock_file(key), "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,7 +34,7 @@ def probe(kernel: Kernel) -> Answer:
     if quick := impossible():
         return Answer(False, quick)
     file = cache_home() / "kvm.json"
-    key = machine()
+    key = f"{machine()} {identity(kernel)}"
     try:
         known = json.loads(file.read_text())
         if known["key"] == key:
@@ -60,6 +60,12 @@ def impossible() -> str | None:
     if not re.search(r"^flags\s*:.*\b(?:vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
         return "/dev/kvm opens, but the CPU has neither vmx nor svm"
     return None
+
+
+def identity(kernel: Kernel) -> str:
+    """Which kernel was tried: one that hangs says nothing about the next."""
+    stat = kernel.image.stat()
+    return f"{kernel.image} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def machine() -> str:

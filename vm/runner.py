@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -267,8 +268,15 @@ class Guest:
 
 
 def virtme_command(folder: Path, settings: Settings, more: Sequence[str]) -> list[str]:
-    """The command line of virtme-run."""
+    """The command line of virtme-run.
+
+    Raises:
+        ValueError: a path that virtme-ng cannot hand to the guest.
+    """
     kernel = settings.kernel
+    for path in [*settings.rw, settings.cwd]:
+        if not re.fullmatch(r"[a-zA-Z0-9_+ /.-]+", str(path)):
+            raise ValueError(f"virtme-ng takes letters, digits, blanks and _+/.- in a path, and not {path}")
     # The root is read-only, so the guest may cache it without asking again; Python starts twice as fast.
     flags = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,cache=loose"
     command = ["setpriv", "--pdeathsig", "KILL", str(Path(sys.executable).parent / "virtme-run")]
@@ -343,11 +351,15 @@ def run_folder() -> Iterator[Path]:
     """A folder for one run, which the guest can see; it and those of runs that were killed are removed."""
     runs = cache_home() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    for stale in runs.iterdir():
-        with contextlib.suppress(OSError), locked(stale):
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=runs, prefix=time.strftime("%Y%m%d-%H%M%S-")))
-    with locked(folder):
+    # One at a time sweeps and makes its folder: between the making and the locking it looks like one that was left.
+    with locked(runs, wait=True):
+        for stale in runs.iterdir():
+            with contextlib.suppress(OSError), locked(stale):
+                shutil.rmtree(stale, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=runs, prefix=time.strftime("%Y%m%d-%H%M%S-")))
+        held = contextlib.ExitStack()
+        held.enter_context(locked(folder))
+    with held:
         try:
             yield folder
         finally:
@@ -355,11 +367,11 @@ def run_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock that says that a run's folder is in use; BlockingIOError if another process holds it."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock that says that a folder is in use; BlockingIOError if another process does, unless told to wait."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(fd)

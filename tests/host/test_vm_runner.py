@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,3 +340,55 @@ def test_only_the_latest_logs_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
         assert runner.keep_log(folder).read_text() == str(n)
     kept = kept_logs(tmp_path)
     assert [log.read_text() for log in kept] == [str(n) for n in range(3, runner.LOGS_KEPT + 3)]
+
+
+def test_a_build_tree(cache: Path, kernel: kernels.Kernel, tmp_path: Path) -> None:
+    """--kernel takes a tree in which an image was built; one without modules is a guest without them."""
+    tree = tmp_path / "tree"
+    (tree / kernels.IMAGE).parent.mkdir(parents=True)
+    shutil.copyfile(kernel.image, tree / kernels.IMAGE)
+    done = vm(cache, "--kernel", str(tree), "--", "sh", "-c", "uname -r; ls /sys/module | grep -c vgem")
+    assert done.stdout.decode().split() == [kernel.version, "0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--timeout", "inf", "--", "true"], 2, "--timeout"),
+        (["--timeout", "nan", "--", "true"], 2, "nan"),
+        (["--timeout", "0", "--", "true"], 2, "--timeout"),
+        (["--rw", "/a,b", "--", "true"], 69, "/a,b"),
+    ],
+)
+def test_what_cannot_be_booted_is_said_in_a_line(
+    cache: Path, tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    """No traceback, and no guest that dies of it."""
+    (tmp_path / "a,b").mkdir()
+    words = [word.replace("/a,b", str(tmp_path / "a,b")) for word in arguments]
+    done = vm(cache, *words)
+    assert done.returncode == status
+    assert said in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_written(kernel: kernels.Kernel) -> None:
+    """An error of the file system is a line and 69."""
+    done = vm(Path("/proc/nonexistent"), "--kernel", str(kernel.image), "--", "true")
+    assert done.returncode == EX_UNAVAILABLE
+    assert b"Traceback" not in done.stderr
+
+
+RACE = """
+from linuxsync.vm import runner
+for _ in range(100):
+    with runner.run_folder() as folder:
+        assert folder.is_dir()
+"""
+
+
+def test_many_runs_start_at_once(tmp_path: Path) -> None:
+    """Nobody sweeps away the folder that somebody else has just made."""
+    command = [sys.executable, "-c", RACE]
+    runs = [subprocess.Popen(command, env=environment(tmp_path), stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(run.communicate(timeout=LIMIT)[1], run.returncode) for run in runs] == [(b"", 0)] * 4

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import math
 import time
+from decimal import Decimal
 
 import pytest
 from kernel_words import free_descriptors, refused
@@ -289,6 +290,28 @@ def test_as_completed_cancelled(timeline, keep, open_files):
 
     asyncio.run(main())
     assert seen == fences[:1]
+
+
+def test_a_refused_limit_leaves_the_loop_as_it_was(timeline, keep, open_files):
+    """What the loop would choke on is refused before, and the next waiter, who gets the same number, wakes."""
+
+    async def main():
+        before = open_files()
+        for timeout, kind in ((Decimal("0.01"), TimeoutError), (10**400, OverflowError), ("soon", TypeError)):
+            with keep(timeline.create_fence(1000)) as fence, pytest.raises(kind):
+                await fence.wait_async(timeout)
+        assert open_files() == before
+        with timeline.create_fence(timeline.value + 1) as fence:
+            asyncio.get_running_loop().call_later(0.05, timeline.inc)
+            await fence.wait_async(30)
+
+    asyncio.run(main())
+
+
+def test_as_completed_refuses_a_timeline(timeline):
+    """A timeline is no fence here either."""
+    with pytest.raises(TypeError, match="can't wait for a Timeline"):
+        asyncio.run(anext(as_completed([timeline])))
 
 
 def test_as_completed_refuses_in_the_middle(timeline, keep, open_files):

@@ -322,6 +322,15 @@ def test_other_things_than_fences(thing, fence):
             function(fence)
 
 
+def test_a_timeline_is_no_fence(timeline, fence):
+    """poll(2) always calls a sw_sync file ready, so a timeline in the list is refused and not taken for a fence."""
+    for function in (wait_all, wait_any):
+        with pytest.raises(TypeError, match="can't wait for a Timeline"):
+            function([fence, timeline], 60)
+        with pytest.raises(TypeError, match="can't wait for a Timeline"):
+            function([timeline, fence], 60)
+
+
 def test_closed_fences(timeline, fence):
     """A closed object in the list is a ValueError, before the wait."""
     other = fence.dup()
