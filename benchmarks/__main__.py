@@ -73,14 +73,14 @@ class Figure:
 
 
 class CProgram:
-    """benchmarks/bench.c, compiled and running."""
+    """benchmarks/fences.c, compiled and running."""
 
     def __init__(self, folder: str) -> None:
         """Compile it into `folder`."""
         binary = f"{folder}/bench"
         compiler = os.environ.get("CC", "cc")
         flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{HERE.parent / 'native'}"]
-        subprocess.run([compiler, *flags, "-o", binary, str(HERE / "bench.c")], check=True)
+        subprocess.run([compiler, *flags, "-o", binary, str(HERE / "fences.c")], check=True)
         self.process = subprocess.Popen(
             [binary, sw_sync.find()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -91,7 +91,7 @@ class CProgram:
         self.process.stdin.write(f"{case} {count}\n")
         answer = self.process.stdout.readline()
         if not answer:
-            raise click.ClickException(f"bench.c ended with status {self.process.wait()} in case {case}")
+            raise click.ClickException(f"fences.c ended with status {self.process.wait()} in case {case}")
         return int(answer) / count
 
     def close(self) -> None:
@@ -144,9 +144,9 @@ def table(figures: list[Figure]) -> Table:
 def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
     """Measure linuxsync against C and against plain Python.
 
-    Every round runs each benchmark once as C, as linuxsync and as plain Python, one right after the other, so that
-    what disturbs the machine disturbs all three. Compare ratios, not times: an emulated machine is about ten times
-    slower than a real one.
+    Every round runs each benchmark once as C, as linuxsync and as plain Python, one after the other and in turning
+    order, so that what disturbs the machine disturbs all three. Compare ratios, not times: an emulated machine is about
+    ten times slower than a real one.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
@@ -167,9 +167,15 @@ def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
             if not stderr.is_terminal:
                 stderr.print(f"round {number} of {rounds}")
             for case, figure in zip(chosen, figures, strict=True):
-                figure.c.append(program.run(case.name, case.count))
-                figure.linuxsync.append(timed(case.linuxsync, case.count))
-                figure.plain.append(timed(case.plain, case.count))
+                turns = [
+                    (figure.c, lambda case=case: program.run(case.name, case.count)),
+                    (figure.linuxsync, lambda case=case: timed(case.linuxsync, case.count)),
+                    (figure.plain, lambda case=case: timed(case.plain, case.count)),
+                ]
+                # Whoever comes first finds colder caches, so each has its turn at it.
+                first = number % len(turns)
+                for values, measure in turns[first:] + turns[:first]:
+                    values.append(measure())
                 progress.advance(task)
         program.close()
     # A pipe has no width of its own, and a table cut to 80 columns says nothing.
@@ -180,7 +186,13 @@ def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
         machine = {"kernel": platform.release(), "python": platform.python_version(), "rounds": rounds}
         benchmarks = [
             asdict(figure)
-            | {"linuxsync_vs_c": figure.vs_c, "plain_vs_linuxsync": figure.vs_plain, "missed": figure.missed}
+            | {
+                "median": {who: statistics.median(getattr(figure, who)) for who in ("c", "linuxsync", "plain")},
+                "linuxsync_vs_c": figure.vs_c,
+                "plain_vs_linuxsync": figure.vs_plain,
+                "target": figure.target,
+                "missed": figure.missed,
+            }
             for figure in figures
         ]
         with click.open_file(json_file, "w") as file:

@@ -1,4 +1,4 @@
-"""The benchmarks: each as linuxsync and as plain Python; bench.c has the third under the same name."""
+"""The benchmarks: each as linuxsync and as plain Python; fences.c has the third under the same name."""
 
 from __future__ import annotations
 

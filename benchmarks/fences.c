@@ -1,41 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-/*
- * What each benchmark costs in C. Reads lines "CASE COUNT" and answers each with the nanoseconds that COUNT repetitions
- * took, so that one process serves a whole interleaved run. Set-up and tear-down of a case are not timed.
- */
-#define _GNU_SOURCE
-#include <err.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <time.h>
-#include <unistd.h>
+/* What the benchmarks of sync_file and sw_sync cost in C; the argument is the sw_sync file. */
+#include "bench.h"
 
-#include "uapi.h"
+#include <poll.h>
+#include <sys/epoll.h>
 
 #define MANY 1000
 
 static const char *sw_sync_path;
 static int timelines[MANY], fences[MANY];
 static int made;
-static volatile int sink;
-
-static void insist(const char *what, int result)
-{
-	if (result < 0)
-		err(1, "%s", what);
-}
-
-static long long now(void)
-{
-	struct timespec at;
-
-	clock_gettime(CLOCK_MONOTONIC, &at);
-	return at.tv_sec * 1000000000LL + at.tv_nsec;
-}
 
 static int timeline_open(void)
 {
@@ -130,28 +104,88 @@ static int merge_chain(void)
 	return all;
 }
 
-static void create_inc_wait(int timeline, unsigned int value)
-{
-	int fence = fence_create(timeline, value);
+/* One repetition of each case; `value` goes up by one each time. */
+static int set_up_timeline, set_up_epoll, set_up_fd;
 
-	inc(timeline, 1);
+static void do_status(unsigned int value)
+{
+	(void)value;
+	sink = status(fences[0]);
+}
+
+static void do_info(unsigned int value)
+{
+	(void)value;
+	sink = info(set_up_fd);
+}
+
+static void do_merge(unsigned int value)
+{
+	(void)value;
+	close(merge(fences[0], fences[1]));
+}
+
+static void do_poll(unsigned int value)
+{
+	(void)value;
+	sink = wait_fence(fences[0], 0);
+}
+
+static void do_wait(unsigned int value)
+{
+	(void)value;
+	sink = wait_fence(fences[0], -1);
+}
+
+static void do_create_inc_wait(unsigned int value)
+{
+	int fence = fence_create(set_up_timeline, value);
+
+	inc(set_up_timeline, 1);
 	wait_fence(fence, -1);
 	close(fence);
 }
 
-static void wake(int epoll, int timeline, unsigned int value)
+static void do_wait_all(unsigned int value)
 {
-	int fence = fence_create(timeline, value), own = dup(fence);
+	(void)value;
+	wait_all();
+}
+
+static void do_merge_many(unsigned int value)
+{
+	(void)value;
+	close(merge_chain());
+}
+
+static void do_wake(unsigned int value)
+{
+	int fence = fence_create(set_up_timeline, value), own = dup(fence);
 	struct epoll_event event = { .events = EPOLLIN, .data.fd = own };
 
 	insist("dup", own);
-	insist("epoll_ctl", epoll_ctl(epoll, EPOLL_CTL_ADD, own, &event));
-	inc(timeline, 1);
-	insist("epoll_wait", epoll_wait(epoll, &event, 1, -1));
-	insist("epoll_ctl", epoll_ctl(epoll, EPOLL_CTL_DEL, own, NULL));
+	insist("epoll_ctl", epoll_ctl(set_up_epoll, EPOLL_CTL_ADD, own, &event));
+	inc(set_up_timeline, 1);
+	insist("epoll_wait", epoll_wait(set_up_epoll, &event, 1, -1));
+	insist("epoll_ctl", epoll_ctl(set_up_epoll, EPOLL_CTL_DEL, own, NULL));
 	close(own);
 	close(fence);
 }
+
+static const struct {
+	const char *name;
+	void (*work)(unsigned int value);
+} cases[] = {
+	{ "status", do_status },
+	{ "info", do_info },
+	{ "merge", do_merge },
+	{ "poll", do_poll },
+	{ "wait", do_wait },
+	{ "create_inc_wait", do_create_inc_wait },
+	{ "wait_all", do_wait_all },
+	{ "merge_many", do_merge_many },
+	{ "wake", do_wake },
+};
 
 static void make_fences(int count)
 {
@@ -169,64 +203,41 @@ static void close_fences(void)
 	}
 }
 
+/* `name` is a case, or case-N for one with N fences. */
 static long long run(const char *name, int count)
 {
+	size_t length = strcspn(name, "-"), i = 0;
 	long long start, end;
-	int n = 1, fd = -1, timeline = timeline_open(), epoll = epoll_create1(EPOLL_CLOEXEC);
+	int n = number_in(name);
 
-	if (sscanf(name, "%*[a-z_]-%d", &n) != 1)
-		n = 1;
+	while (strlen(cases[i].name) != length || strncmp(cases[i].name, name, length))
+		if (++i == sizeof(cases) / sizeof(*cases))
+			errx(1, "no such case: %s", name);
+
 	make_fences(n == 1 ? 2 : n);
-	if (!strncmp(name, "info", 4) && n > 1)
-		fd = merge_chain();
+	set_up_timeline = timeline_open();
+	set_up_epoll = epoll_create1(EPOLL_CLOEXEC);
+	set_up_fd = n == 1 ? dup(fences[0]) : merge_chain();
 	if (!strncmp(name, "wait", 4))
-		for (int i = 0; i < made; i++)
-			inc(timelines[i], 1);
+		for (int fence = 0; fence < made; fence++)
+			inc(timelines[fence], 1);
 
 	start = now();
-	for (int i = 0; i < count; i++) {
-		if (!strcmp(name, "status"))
-			sink = status(fences[0]);
-		else if (!strncmp(name, "info", 4))
-			sink = info(fd >= 0 ? fd : fences[0]);
-		else if (!strcmp(name, "merge"))
-			close(merge(fences[0], fences[1]));
-		else if (!strcmp(name, "poll"))
-			sink = wait_fence(fences[0], 0);
-		else if (!strcmp(name, "wait"))
-			sink = wait_fence(fences[0], -1);
-		else if (!strcmp(name, "create_inc_wait"))
-			create_inc_wait(timeline, i + 1);
-		else if (!strncmp(name, "wait_all", 8))
-			wait_all();
-		else if (!strncmp(name, "merge_many", 10))
-			close(merge_chain());
-		else if (!strcmp(name, "wake"))
-			wake(epoll, timeline, i + 1);
-		else
-			errx(1, "no such case: %s", name);
-	}
+	for (int repetition = 1; repetition <= count; repetition++)
+		cases[i].work(repetition);
 	end = now();
 
-	if (fd >= 0)
-		close(fd);
-	close(epoll);
-	close(timeline);
+	close(set_up_fd);
+	close(set_up_epoll);
+	close(set_up_timeline);
 	close_fences();
 	return end - start;
 }
 
 int main(int argc, char **argv)
 {
-	char name[64];
-	int count;
-
 	if (argc != 2)
 		errx(2, "usage: %s SW_SYNC", argv[0]);
 	sw_sync_path = argv[1];
-	while (scanf("%63s %d", name, &count) == 2) {
-		printf("%lld\n", run(name, count));
-		fflush(stdout);
-	}
-	return 0;
+	return serve(run);
 }

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the C programs of the benchmarks share. A program reads lines "CASE COUNT" and answers each with the nanoseconds that
+ * COUNT repetitions took, so that one process serves a whole interleaved run. Set-up and tear-down are not timed.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "uapi.h"
+
+static volatile int sink;
+
+static inline void insist(const char *what, int result)
+{
+	if (result < 0)
+		err(1, "%s", what);
+}
+
+static inline long long now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec * 1000000000LL + at.tv_nsec;
+}
+
+/* The number in "case-N", 1 where there is none. */
+static inline int number_in(const char *name)
+{
+	int n;
+
+	return sscanf(name, "%*[a-z_]-%d", &n) == 1 ? n : 1;
+}
+
+static inline int serve(long long (*run)(const char *name, int count))
+{
+	char name[64];
+	int count;
+
+	while (scanf("%63s %d", name, &count) == 2) {
+		printf("%lld\n", run(name, count));
+		fflush(stdout);
+	}
+	return 0;
+}
+
+#endif
