@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -138,8 +139,8 @@ def test_guest_is_what_was_promised(cache: Path, tmp_path: Path, monkeypatch: py
     assert facts["sw_sync"] and facts["tracing"] and facts["udmabuf"]
     assert facts["heaps"] == ["system"]
     assert len([node for node in facts["nodes"] if node.startswith("card")]) == 3
-    # EROFS: the root is read-only, for the guest's root too.
-    assert facts["checkout"] == 30
+    # The root is read-only, for the guest's root too; a checkout below /tmp is a copy that is thrown away.
+    assert facts["checkout"] == (0 if Path.cwd().is_relative_to("/tmp") else errno.EROFS)
     assert facts["writable"] == 0
     assert (writable / "new").read_text() == "x"
     assert facts["tmp"] == 0
