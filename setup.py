@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
 PACKAGES = {"linuxsync": "linuxsync", "linuxsync._native": "native", "linuxsync.vm": "vm"}
-MODULES = ["fd", "wait", "sync_file", "sw_sync"]
+MODULES = [path.stem for path in sorted((HERE / "native").glob("*.pyx"))]
 
 # Set where nothing may warn: CI. The three that are off are about code which Cython writes, not we.
 STRICT = [

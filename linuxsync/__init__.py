@@ -4,8 +4,11 @@
 them. The kernel does all of it: every method is one ioctl(2) or poll(2) on a real descriptor.
 """
 
-from . import sw_sync
+from . import drm, kms, sw_sync, udmabuf, vgem
 from ._fd import OwnedFd
+from .dma_buf import Access, DmaBuf
+from .dma_heap import DmaHeap
+from .drm import DrmDevice, GemBuffer
 from .errors import FenceError
 from .sw_sync import Timeline
 from .sync_file import (
@@ -18,18 +21,33 @@ from .sync_file import (
     wait_all,
     wait_any,
 )
+from .syncobj import Syncobj
+from .vgem import FenceExpired, VgemDevice, VgemFence
 
 __all__ = [
+    "Access",
+    "DmaBuf",
+    "DmaHeap",
+    "DrmDevice",
     "FenceError",
+    "FenceExpired",
     "FenceInfo",
     "FenceStatus",
+    "GemBuffer",
     "OwnedFd",
     "SyncFile",
     "SyncFileInfo",
+    "Syncobj",
     "Timeline",
+    "VgemDevice",
+    "VgemFence",
     "as_completed",
+    "drm",
+    "kms",
     "merge",
     "sw_sync",
+    "udmabuf",
+    "vgem",
     "wait_all",
     "wait_any",
 ]

@@ -1,5 +1,6 @@
 cdef class OwnedFd:
     cdef int number  # -1 once closed
+    cdef bint slow_to_close  # set by a class whose close(2) may free much: it lets go of the GIL
     cdef object __weakref__
 
 

@@ -38,6 +38,18 @@ cdef void drop(int fd) noexcept nogil:
     c_close(fd)
 
 
+cdef int shut(int fd, bint slow) noexcept:
+    """close(2): 0 or errno. It keeps the GIL unless the last reference may free much: a sync_file's waits for nothing."""
+    cdef int error = 0
+    if slow:
+        with nogil:
+            if c_close(fd) == -1:
+                error = errno
+    elif c_close(fd) == -1:
+        error = errno
+    return error
+
+
 cdef unsigned long long as_unsigned(object value, int bits, str what) except? 0:
     """An int of so many bits (at most 64); ValueError for one that does not fit, TypeError for what is none."""
     number = index(value)  # left to itself, Cython takes 1.5 for 1
@@ -122,16 +134,14 @@ cdef class OwnedFd:
             OSError: EIO, ENOSPC or EDQUOT from close(2); the descriptor is gone all the same.
         """
         cdef int number = self.number
-        cdef int result
+        cdef int error
         if number < 0:
             return
         self.number = -1
-        # The GIL stays: closing a sync_file or a timeline waits for nothing. A class of which that is not true, because its
-        # last reference frees a large buffer, say, has to let go of it.
-        result = c_close(number)
+        error = shut(number, self.slow_to_close)
         # EINTR too means that Linux has closed it, so there is nothing to try again.
-        if result == -1 and errno != EINTR:
-            raise refusal(errno, f"close({number})")
+        if error and error != EINTR:
+            raise refusal(error, f"close({number})")
 
     def detach(self):
         """Give the descriptor (int) to the caller, who closes it; the object is closed from here on."""
@@ -167,7 +177,7 @@ cdef class OwnedFd:
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
             self.number = -1
-            c_close(number)
+            shut(number, self.slow_to_close)
 
     def __repr__(self):
         return f"<closed {type(self).__name__}>" if self.number < 0 else f"{type(self).__name__}({self.number})"

@@ -6,6 +6,7 @@
 #ifndef LINUXSYNC_UAPI_H
 #define LINUXSYNC_UAPI_H
 
+#include <linux/dma-buf.h>
 #include <linux/sync_file.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
@@ -36,6 +37,134 @@ struct sw_sync_get_deadline { /* since 6.8 */
 #define SW_SYNC_IOC_INC _IOW(SW_SYNC_IOC_MAGIC, 1, __u32)
 #define SW_SYNC_GET_DEADLINE _IOWR(SW_SYNC_IOC_MAGIC, 2, struct sw_sync_get_deadline)
 
+#ifndef DMA_BUF_IOCTL_EXPORT_SYNC_FILE /* include/uapi/linux/dma-buf.h, since 6.0 */
+struct dma_buf_export_sync_file {
+	__u32 flags;
+	__s32 fd;
+};
+struct dma_buf_import_sync_file {
+	__u32 flags;
+	__s32 fd;
+};
+#define DMA_BUF_IOCTL_EXPORT_SYNC_FILE _IOWR(DMA_BUF_BASE, 2, struct dma_buf_export_sync_file)
+#define DMA_BUF_IOCTL_IMPORT_SYNC_FILE _IOW(DMA_BUF_BASE, 3, struct dma_buf_import_sync_file)
+#endif
+
+/*
+ * include/uapi/drm/drm.h and vgem_drm.h. Distributions ship them with libdrm, old, or not at all, and DRM takes structs of
+ * any size; so these are ours, under names of ours, as Linux 6.12 has them.
+ */
+#define LINUXSYNC_DRM_IOWR(nr, type) _IOWR('d', nr, type)
+#define LINUXSYNC_DRM_IOW(nr, type) _IOW('d', nr, type)
+
+struct ls_vgem_fence_attach {
+	__u32 handle;
+	__u32 flags;
+	__u32 out_fence;
+	__u32 pad;
+};
+struct ls_vgem_fence_signal {
+	__u32 fence;
+	__u32 flags;
+};
+#define LS_VGEM_FENCE_WRITE 0x1
+#define LS_IOCTL_VGEM_FENCE_ATTACH LINUXSYNC_DRM_IOWR(0x41, struct ls_vgem_fence_attach)
+#define LS_IOCTL_VGEM_FENCE_SIGNAL LINUXSYNC_DRM_IOW(0x42, struct ls_vgem_fence_signal)
+
+struct ls_syncobj_create {
+	__u32 handle;
+	__u32 flags;
+};
+struct ls_syncobj_destroy {
+	__u32 handle;
+	__u32 pad;
+};
+struct ls_syncobj_handle { /* with the point, since 6.16 */
+	__u32 handle;
+	__u32 flags;
+	__s32 fd;
+	__u32 pad;
+	__u64 point;
+};
+struct ls_syncobj_wait { /* with the deadline, since 6.8 */
+	__u64 handles;
+	__s64 timeout_nsec;
+	__u32 count_handles;
+	__u32 flags;
+	__u32 first_signaled;
+	__u32 pad;
+	__u64 deadline_nsec;
+};
+struct ls_syncobj_timeline_wait {
+	__u64 handles;
+	__u64 points;
+	__s64 timeout_nsec;
+	__u32 count_handles;
+	__u32 flags;
+	__u32 first_signaled;
+	__u32 pad;
+	__u64 deadline_nsec;
+};
+struct ls_syncobj_array {
+	__u64 handles;
+	__u32 count_handles;
+	__u32 pad;
+};
+struct ls_syncobj_timeline_array {
+	__u64 handles;
+	__u64 points;
+	__u32 count_handles;
+	__u32 flags;
+};
+struct ls_syncobj_transfer {
+	__u32 src_handle;
+	__u32 dst_handle;
+	__u64 src_point;
+	__u64 dst_point;
+	__u32 flags;
+	__u32 pad;
+};
+struct ls_syncobj_eventfd {
+	__u32 handle;
+	__u32 flags;
+	__u64 point;
+	__s32 fd;
+	__u32 pad;
+};
+#define LS_SYNCOBJ_CREATE_SIGNALED 0x1
+#define LS_SYNCOBJ_FD_TO_HANDLE_IMPORT_SYNC_FILE 0x1
+#define LS_SYNCOBJ_FD_TO_HANDLE_TIMELINE 0x2
+#define LS_SYNCOBJ_HANDLE_TO_FD_EXPORT_SYNC_FILE 0x1
+#define LS_SYNCOBJ_HANDLE_TO_FD_TIMELINE 0x2
+#define LS_SYNCOBJ_WAIT_ALL 0x1
+#define LS_SYNCOBJ_WAIT_FOR_SUBMIT 0x2
+#define LS_SYNCOBJ_WAIT_AVAILABLE 0x4
+#define LS_SYNCOBJ_WAIT_DEADLINE 0x8
+#define LS_SYNCOBJ_QUERY_LAST_SUBMITTED 0x1
+#define LS_IOCTL_SYNCOBJ_CREATE LINUXSYNC_DRM_IOWR(0xBF, struct ls_syncobj_create)
+#define LS_IOCTL_SYNCOBJ_DESTROY LINUXSYNC_DRM_IOWR(0xC0, struct ls_syncobj_destroy)
+#define LS_IOCTL_SYNCOBJ_HANDLE_TO_FD LINUXSYNC_DRM_IOWR(0xC1, struct ls_syncobj_handle)
+#define LS_IOCTL_SYNCOBJ_FD_TO_HANDLE LINUXSYNC_DRM_IOWR(0xC2, struct ls_syncobj_handle)
+#define LS_IOCTL_SYNCOBJ_WAIT LINUXSYNC_DRM_IOWR(0xC3, struct ls_syncobj_wait)
+#define LS_IOCTL_SYNCOBJ_RESET LINUXSYNC_DRM_IOWR(0xC4, struct ls_syncobj_array)
+#define LS_IOCTL_SYNCOBJ_SIGNAL LINUXSYNC_DRM_IOWR(0xC5, struct ls_syncobj_array)
+#define LS_IOCTL_SYNCOBJ_TIMELINE_WAIT LINUXSYNC_DRM_IOWR(0xCA, struct ls_syncobj_timeline_wait)
+#define LS_IOCTL_SYNCOBJ_QUERY LINUXSYNC_DRM_IOWR(0xCB, struct ls_syncobj_timeline_array)
+#define LS_IOCTL_SYNCOBJ_TRANSFER LINUXSYNC_DRM_IOWR(0xCC, struct ls_syncobj_transfer)
+#define LS_IOCTL_SYNCOBJ_TIMELINE_SIGNAL LINUXSYNC_DRM_IOWR(0xCD, struct ls_syncobj_timeline_array)
+#define LS_IOCTL_SYNCOBJ_EVENTFD LINUXSYNC_DRM_IOWR(0xCF, struct ls_syncobj_eventfd)
+
+_Static_assert(sizeof(struct dma_buf_export_sync_file) == 8, "struct dma_buf_export_sync_file");
+_Static_assert(sizeof(struct dma_buf_import_sync_file) == 8, "struct dma_buf_import_sync_file");
+_Static_assert(sizeof(struct ls_vgem_fence_attach) == 16, "struct drm_vgem_fence_attach");
+_Static_assert(sizeof(struct ls_vgem_fence_signal) == 8, "struct drm_vgem_fence_signal");
+_Static_assert(sizeof(struct ls_syncobj_handle) == 24, "struct drm_syncobj_handle");
+_Static_assert(sizeof(struct ls_syncobj_wait) == 40, "struct drm_syncobj_wait");
+_Static_assert(sizeof(struct ls_syncobj_timeline_wait) == 48, "struct drm_syncobj_timeline_wait");
+_Static_assert(sizeof(struct ls_syncobj_array) == 16, "struct drm_syncobj_array");
+_Static_assert(sizeof(struct ls_syncobj_timeline_array) == 24, "struct drm_syncobj_timeline_array");
+_Static_assert(sizeof(struct ls_syncobj_transfer) == 32, "struct drm_syncobj_transfer");
+_Static_assert(sizeof(struct ls_syncobj_eventfd) == 24, "struct drm_syncobj_eventfd");
 _Static_assert(sizeof(struct sync_merge_data) == 48, "struct sync_merge_data");
 _Static_assert(sizeof(struct sync_file_info) == 56, "struct sync_file_info");
 _Static_assert(sizeof(struct sync_fence_info) == 80, "struct sync_fence_info");

@@ -24,6 +24,20 @@ cdef inline int try_ioctl(int fd, unsigned long request, void *arg) except -6553
         PyErr_CheckSignals()
 
 
+cdef inline int try_blocking_ioctl(int fd, unsigned long request, void *arg) except -65536:
+    """The same for a request that may wait for a fence: it lets go of the GIL, and a signal runs Python's handlers."""
+    cdef int result, error
+    while True:
+        with nogil:
+            result = ioctl(fd, request, arg)
+            error = errno
+        if result != -1:
+            return result
+        if error != EINTR and error != EAGAIN:
+            return -error
+        PyErr_CheckSignals()
+
+
 cdef inline object refusal(int error, str what):
     """The OSError subclass that CPython picks for `error`; the message says what was tried, on what."""
     from os import strerror

@@ -1,0 +1,306 @@
+"""The kernel's words for what is asked rarely: structs and request numbers, declared once with ctypes and ioctl-opt."""
+
+from __future__ import annotations
+
+import os
+from ctypes import (
+    Structure,
+    c_char,
+    c_int,
+    c_int32,
+    c_size_t,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from operator import index
+
+from ioctl_opt import IOW, IOWR  # type: ignore[import-untyped]
+
+from ._native.raw import ioctl
+
+__all__ = ["ioctl"]
+
+
+# --- DRM: include/uapi/drm/drm.h and drm_mode.h, as of Linux 6.12 -----------------------------------------------------
+
+
+class DrmVersion(Structure):
+    """``struct drm_version``."""
+
+    _fields_ = (
+        ("version_major", c_int),
+        ("version_minor", c_int),
+        ("version_patchlevel", c_int),
+        ("name_len", c_size_t),
+        ("name", c_void_p),
+        ("date_len", c_size_t),
+        ("date", c_void_p),
+        ("desc_len", c_size_t),
+        ("desc", c_void_p),
+    )
+
+
+class DrmGemClose(Structure):
+    """``struct drm_gem_close``."""
+
+    _fields_ = (("handle", c_uint32), ("pad", c_uint32))
+
+
+class DrmCap(Structure):
+    """``struct drm_get_cap`` and ``struct drm_set_client_cap``."""
+
+    _fields_ = (("capability", c_uint64), ("value", c_uint64))
+
+
+class DrmPrimeHandle(Structure):
+    """``struct drm_prime_handle``."""
+
+    _fields_ = (("handle", c_uint32), ("flags", c_uint32), ("fd", c_int32))
+
+
+class DrmModeCreateDumb(Structure):
+    """``struct drm_mode_create_dumb``; the last three are the kernel's answer."""
+
+    _fields_ = (
+        ("height", c_uint32),
+        ("width", c_uint32),
+        ("bpp", c_uint32),
+        ("flags", c_uint32),
+        ("handle", c_uint32),
+        ("pitch", c_uint32),
+        ("size", c_uint64),
+    )
+
+
+class DrmModeMapDumb(Structure):
+    """``struct drm_mode_map_dumb``."""
+
+    _fields_ = (("handle", c_uint32), ("pad", c_uint32), ("offset", c_uint64))
+
+
+class DrmModeCardRes(Structure):
+    """``struct drm_mode_card_res``."""
+
+    _fields_ = (
+        ("fb_id_ptr", c_uint64),
+        ("crtc_id_ptr", c_uint64),
+        ("connector_id_ptr", c_uint64),
+        ("encoder_id_ptr", c_uint64),
+        ("count_fbs", c_uint32),
+        ("count_crtcs", c_uint32),
+        ("count_connectors", c_uint32),
+        ("count_encoders", c_uint32),
+        ("min_width", c_uint32),
+        ("max_width", c_uint32),
+        ("min_height", c_uint32),
+        ("max_height", c_uint32),
+    )
+
+
+class DrmModeModeinfo(Structure):
+    """``struct drm_mode_modeinfo``: the timings of one mode."""
+
+    _fields_ = (
+        ("clock", c_uint32),
+        ("hdisplay", c_uint16),
+        ("hsync_start", c_uint16),
+        ("hsync_end", c_uint16),
+        ("htotal", c_uint16),
+        ("hskew", c_uint16),
+        ("vdisplay", c_uint16),
+        ("vsync_start", c_uint16),
+        ("vsync_end", c_uint16),
+        ("vtotal", c_uint16),
+        ("vscan", c_uint16),
+        ("vrefresh", c_uint32),
+        ("flags", c_uint32),
+        ("type", c_uint32),
+        ("name", c_char * 32),
+    )
+
+
+class DrmModeGetEncoder(Structure):
+    """``struct drm_mode_get_encoder``."""
+
+    _fields_ = (
+        ("encoder_id", c_uint32),
+        ("encoder_type", c_uint32),
+        ("crtc_id", c_uint32),
+        ("possible_crtcs", c_uint32),
+        ("possible_clones", c_uint32),
+    )
+
+
+class DrmModeGetConnector(Structure):
+    """``struct drm_mode_get_connector``."""
+
+    _fields_ = (
+        ("encoders_ptr", c_uint64),
+        ("modes_ptr", c_uint64),
+        ("props_ptr", c_uint64),
+        ("prop_values_ptr", c_uint64),
+        ("count_modes", c_uint32),
+        ("count_props", c_uint32),
+        ("count_encoders", c_uint32),
+        ("encoder_id", c_uint32),
+        ("connector_id", c_uint32),
+        ("connector_type", c_uint32),
+        ("connector_type_id", c_uint32),
+        ("connection", c_uint32),
+        ("mm_width", c_uint32),
+        ("mm_height", c_uint32),
+        ("subpixel", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class DrmModeGetProperty(Structure):
+    """``struct drm_mode_get_property``."""
+
+    _fields_ = (
+        ("values_ptr", c_uint64),
+        ("enum_blob_ptr", c_uint64),
+        ("prop_id", c_uint32),
+        ("flags", c_uint32),
+        ("name", c_char * 32),
+        ("count_values", c_uint32),
+        ("count_enum_blobs", c_uint32),
+    )
+
+
+class DrmModeGetPlaneRes(Structure):
+    """``struct drm_mode_get_plane_res``."""
+
+    _fields_ = (("plane_id_ptr", c_uint64), ("count_planes", c_uint32))
+
+
+class DrmModeGetPlane(Structure):
+    """``struct drm_mode_get_plane``."""
+
+    _fields_ = (
+        ("plane_id", c_uint32),
+        ("crtc_id", c_uint32),
+        ("fb_id", c_uint32),
+        ("possible_crtcs", c_uint32),
+        ("gamma_size", c_uint32),
+        ("count_format_types", c_uint32),
+        ("format_type_ptr", c_uint64),
+    )
+
+
+class DrmModeFbCmd2(Structure):
+    """``struct drm_mode_fb_cmd2``."""
+
+    _fields_ = (
+        ("fb_id", c_uint32),
+        ("width", c_uint32),
+        ("height", c_uint32),
+        ("pixel_format", c_uint32),
+        ("flags", c_uint32),
+        ("handles", c_uint32 * 4),
+        ("pitches", c_uint32 * 4),
+        ("offsets", c_uint32 * 4),
+        ("modifier", c_uint64 * 4),
+    )
+
+
+class DrmModeObjGetProperties(Structure):
+    """``struct drm_mode_obj_get_properties``."""
+
+    _fields_ = (
+        ("props_ptr", c_uint64),
+        ("prop_values_ptr", c_uint64),
+        ("count_props", c_uint32),
+        ("obj_id", c_uint32),
+        ("obj_type", c_uint32),
+    )
+
+
+class DrmModeCreateBlob(Structure):
+    """``struct drm_mode_create_blob``."""
+
+    _fields_ = (("data", c_uint64), ("length", c_uint32), ("blob_id", c_uint32))
+
+
+class DrmModeAtomic(Structure):
+    """``struct drm_mode_atomic``."""
+
+    _fields_ = (
+        ("flags", c_uint32),
+        ("count_objs", c_uint32),
+        ("objs_ptr", c_uint64),
+        ("count_props_ptr", c_uint64),
+        ("props_ptr", c_uint64),
+        ("prop_values_ptr", c_uint64),
+        ("reserved", c_uint64),
+        ("user_data", c_uint64),
+    )
+
+
+def as_u32(value: int, what: str) -> int:
+    """An int that fits ``__u32``, because ctypes would cut off the rest of one that does not; else ValueError."""
+    if not 0 <= index(value) < 2**32:
+        raise ValueError(f"{what} must be between 0 and 2**32 - 1, not {value}")
+    return value
+
+
+DRM_CLOEXEC = os.O_CLOEXEC
+DRM_RDWR = os.O_RDWR
+DRM_CLIENT_CAP_UNIVERSAL_PLANES = 2
+DRM_CLIENT_CAP_ATOMIC = 3
+DRM_MODE_CONNECTED = 1
+DRM_MODE_OBJECT_CRTC = 0xCCCCCCCC
+DRM_MODE_OBJECT_CONNECTOR = 0xC0C0C0C0
+DRM_MODE_OBJECT_PLANE = 0xEEEEEEEE
+DRM_MODE_ATOMIC_TEST_ONLY = 0x0100
+DRM_MODE_ATOMIC_NONBLOCK = 0x0200
+DRM_MODE_ATOMIC_ALLOW_MODESET = 0x0400
+
+DRM_IOCTL_VERSION = IOWR(ord("d"), 0x00, DrmVersion)
+DRM_IOCTL_GEM_CLOSE = IOW(ord("d"), 0x09, DrmGemClose)
+DRM_IOCTL_GET_CAP = IOWR(ord("d"), 0x0C, DrmCap)
+DRM_IOCTL_SET_CLIENT_CAP = IOW(ord("d"), 0x0D, DrmCap)
+DRM_IOCTL_PRIME_HANDLE_TO_FD = IOWR(ord("d"), 0x2D, DrmPrimeHandle)
+DRM_IOCTL_PRIME_FD_TO_HANDLE = IOWR(ord("d"), 0x2E, DrmPrimeHandle)
+DRM_IOCTL_MODE_GETRESOURCES = IOWR(ord("d"), 0xA0, DrmModeCardRes)
+DRM_IOCTL_MODE_GETENCODER = IOWR(ord("d"), 0xA6, DrmModeGetEncoder)
+DRM_IOCTL_MODE_GETCONNECTOR = IOWR(ord("d"), 0xA7, DrmModeGetConnector)
+DRM_IOCTL_MODE_GETPROPERTY = IOWR(ord("d"), 0xAA, DrmModeGetProperty)
+DRM_IOCTL_MODE_RMFB = IOWR(ord("d"), 0xAF, c_uint32)
+DRM_IOCTL_MODE_CREATE_DUMB = IOWR(ord("d"), 0xB2, DrmModeCreateDumb)
+DRM_IOCTL_MODE_MAP_DUMB = IOWR(ord("d"), 0xB3, DrmModeMapDumb)
+DRM_IOCTL_MODE_GETPLANERESOURCES = IOWR(ord("d"), 0xB5, DrmModeGetPlaneRes)
+DRM_IOCTL_MODE_GETPLANE = IOWR(ord("d"), 0xB6, DrmModeGetPlane)
+DRM_IOCTL_MODE_ADDFB2 = IOWR(ord("d"), 0xB8, DrmModeFbCmd2)
+DRM_IOCTL_MODE_OBJ_GETPROPERTIES = IOWR(ord("d"), 0xB9, DrmModeObjGetProperties)
+DRM_IOCTL_MODE_ATOMIC = IOWR(ord("d"), 0xBC, DrmModeAtomic)
+DRM_IOCTL_MODE_CREATEPROPBLOB = IOWR(ord("d"), 0xBD, DrmModeCreateBlob)
+DRM_IOCTL_MODE_DESTROYPROPBLOB = IOWR(ord("d"), 0xBE, c_uint32)
+
+# --- DRM ends ---------------------------------------------------------------------------------------------------------
+
+
+# --- Buffers: include/uapi/linux/dma-heap.h, udmabuf.h and fcntl.h ----------------------------------------------------
+
+
+class DmaHeapAllocationData(Structure):
+    """``struct dma_heap_allocation_data``."""
+
+    _fields_ = (("len", c_uint64), ("fd", c_uint32), ("fd_flags", c_uint32), ("heap_flags", c_uint64))
+
+
+class UdmabufCreate(Structure):
+    """``struct udmabuf_create``."""
+
+    _fields_ = (("memfd", c_uint32), ("flags", c_uint32), ("offset", c_uint64), ("size", c_uint64))
+
+
+UDMABUF_FLAGS_CLOEXEC = 0x01
+F_SEAL_FUTURE_WRITE = 0x0010  # fcntl has it from Python 3.13 on
+
+DMA_HEAP_IOCTL_ALLOC = IOWR(ord("H"), 0x0, DmaHeapAllocationData)
+UDMABUF_CREATE = IOW(ord("u"), 0x42, UdmabufCreate)
+
+# --- Buffers end ------------------------------------------------------------------------------------------------------

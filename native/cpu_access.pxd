@@ -1,0 +1,34 @@
+from linuxsync._native.fd cimport OwnedFd
+
+
+cdef class Mapping:
+    cdef void *address
+    cdef size_t length
+    cdef int protection
+    cdef bint usable         # from START to END
+    cdef Py_ssize_t views
+    cdef bint writable(self) noexcept
+    cdef void cut_off(self) noexcept
+
+
+cdef class Brackets:
+    cdef object inode
+    cdef object changed      # told when `starting` gets smaller
+    cdef int process
+    cdef int users           # DmaBufs that have joined it
+    cdef int writers         # open accesses that may write
+    cdef int starting        # STARTs in the kernel
+    cdef int waiting         # threads in drain()
+    cdef bint fetched        # the writers see what devices had written
+    cdef unsigned int owed   # the ENDs that readers left to the writers
+    cdef bint stale(self) noexcept
+    cdef void part(self) noexcept
+    cdef int begin(self, OwnedFd buffer, int fd, unsigned int access) except -1
+    cdef int drain(self) except -1
+    cdef int end(self, int fd, unsigned int access) noexcept
+
+
+cdef unsigned int as_access(object access) except 0
+cdef str words(unsigned int flags)
+cdef Mapping map_all(int fd, size_t length, unsigned int access)
+cdef Brackets join(object inode)

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def ioctl(fd: int, request: int, data: Buffer, name: str) -> int: ...

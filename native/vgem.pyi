@@ -1,0 +1,6 @@
+from typing import SupportsIndex
+
+from .fd import OwnedFd
+
+def attach(device: OwnedFd, handle: SupportsIndex, write: bool) -> int: ...
+def signal(device: OwnedFd, fence: SupportsIndex) -> bool: ...

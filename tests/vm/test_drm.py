@@ -1,0 +1,347 @@
+"""DRM devices: finding them, opening them, what they say of themselves, and hearing of those that come and go."""
+
+import ctypes
+import errno
+import os
+import stat
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from children import forked
+from drm_words import ask, clients, node_of, nothing_left_behind, refusal
+from kernel_words import NOWHERE, answer, free_descriptors, refused
+
+from linuxsync import DrmDevice, OwnedFd, SyncFile, Timeline, drm
+
+DRIVERS = ("vgem", "vkms", "virtio_gpu")
+NOBODY = 65534
+# What GET_CAP answers for vgem, which knows nothing of modes; everything else is EOPNOTSUPP.
+VGEM_CAPS = {5: 3, 6: 1, 0x13: 0, 0x14: 0}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Also in the kernel."""
+    with nothing_left_behind():
+        yield
+
+
+def become_nobody():
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def change(driver):
+    """Make the kernel announce a device once more."""
+    (Path("/sys/class/drm") / Path(node_of(driver)).name / "uevent").write_text("change")
+
+
+def test_devices_are_all_there():
+    """Each driver of this machine once, with the nodes that debugfs and udev know, in the order of their numbers."""
+    found = drm.devices()
+    assert {node.driver: (node.primary, node.render) for node in found} == {
+        "vgem": (node_of("vgem"), node_of("vgem", "renderD")),
+        "vkms": (node_of("vkms"), None),
+        "virtio_gpu": (node_of("virtio_gpu"), node_of("virtio_gpu", "renderD")),
+    }
+    numbers = [int(node.primary.removeprefix("/dev/dri/card")) for node in found]
+    assert numbers == sorted(numbers)
+
+
+def test_what_udev_knows_of_them():
+    """Bus, path in /sys, seat and tags; the path is that of the primary node."""
+    for node in drm.devices():
+        assert node.bus == ("pci" if node.driver == "virtio_gpu" else "platform")
+        number = Path(node.primary).stat().st_rdev
+        assert (Path(node.syspath) / "dev").read_text().strip() == f"{os.major(number)}:{os.minor(number)}"
+        assert stat.S_ISCHR(Path(node.primary).stat().st_mode)
+        assert node.seat == "seat0"
+        assert node.tags == ("master-of-seat", "seat", "uaccess")
+
+
+def test_devices_for_another_user():
+    """Who may open nothing still sees what there is, and opening says why it can't."""
+
+    def work():
+        become_nobody()
+        assert [node.driver for node in drm.devices()] == [None] * 3
+        with refused(errno.EACCES, PermissionError):
+            DrmDevice.open(path=node_of("vgem"))
+        with refused(errno.ENOENT, FileNotFoundError) as caught:
+            DrmDevice.open(driver="vgem")
+        assert "not for this user" in str(caught.value)
+
+    with forked(work):
+        pass
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_open_by_driver(driver):
+    """The primary node of that driver, for reading and writing, close-on-exec."""
+    with DrmDevice.open(driver=driver) as device:
+        assert device.driver == driver
+        assert str(Path(f"/proc/self/fd/{device.fileno()}").readlink()) == node_of(driver)
+        assert not os.get_inheritable(device.fileno())
+        assert clients(driver) == 1
+    assert clients(driver) == 0
+
+
+@pytest.mark.parametrize("driver", ["vgem", "virtio_gpu"])
+def test_open_a_render_node(driver):
+    """render=True is the other node of the same device."""
+    with DrmDevice.open(driver=driver, render=True) as device:
+        assert str(Path(f"/proc/self/fd/{device.fileno()}").readlink()) == node_of(driver, "renderD")
+        assert device.driver == driver
+
+
+def test_open_by_path_and_without_words():
+    """A path, as text or Path, with the driver or without; and the first device where nothing is asked for."""
+    path = node_of("vkms")
+    for arguments in ({"path": path}, {"path": Path(path)}, {"path": path, "driver": "vkms"}):
+        with DrmDevice.open(**arguments) as device:
+            assert device.driver == "vkms"
+    with DrmDevice.open() as device:
+        assert device.driver == drm.devices()[0].driver
+
+
+def test_open_what_is_not_there():
+    """The error says what is missing, and what would give it."""
+    with refused(errno.ENOENT, FileNotFoundError) as caught:
+        DrmDevice.open(driver="i915")
+    assert "'i915'" in str(caught.value)
+    assert all(driver in str(caught.value) for driver in DRIVERS)
+    with refused(errno.ENOENT, FileNotFoundError) as caught:
+        DrmDevice.open(driver="vkms", render=True)
+    assert "no render node" in str(caught.value)
+    with refused(errno.ENOENT, FileNotFoundError):
+        DrmDevice.open(path="/dev/dri/card63")
+    with pytest.raises(ValueError, match="'vkms', not of 'vgem'"):
+        DrmDevice.open(path=node_of("vkms"), driver="vgem")
+    for path in ("/dev/null", "/dev/dma_heap/system"):
+        with pytest.raises(OSError) as refusal:
+            DrmDevice.open(path=path)
+        assert refusal.value.errno in (errno.ENOTTY, errno.EINVAL)
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_open_without_descriptors(free):
+    """EMFILE leaves nothing open, however far it got."""
+    path = node_of("vgem")
+    with free_descriptors(free), refused(errno.EMFILE):
+        DrmDevice.open(path=path)
+    assert clients("vgem") == 0
+
+
+def test_other_descriptors_are_refused(timeline, keep):
+    """A sync_file, a timeline, a pipe: ENOTTY, and they stay the caller's."""
+    fence = keep(timeline.create_fence(1))
+    reading, writing = os.pipe()
+    with OwnedFd(reading) as pipe, OwnedFd(writing):
+        for other in (fence, timeline, pipe):
+            with refused(errno.ENOTTY):
+                DrmDevice(other.fileno())
+            with refused(errno.ENOTTY):
+                DrmDevice.from_fd(other)
+            os.fstat(other.fileno())
+    with refused(errno.EBADF):
+        DrmDevice(reading)
+
+
+def test_a_device_is_no_fence(keep):
+    """And the other way round: ENOTTY, not some answer of the driver's."""
+    device = keep(DrmDevice.open(driver="vgem"))
+    for kind in (SyncFile, Timeline):
+        with refused(errno.ENOTTY):
+            kind.from_fd(device)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_version(driver, keep):
+    """Everything that DRM_IOCTL_VERSION writes, as a second call of our own has it."""
+    device = keep(DrmDevice.open(driver=driver))
+    version = device.version
+    result, said = ask(device.fileno(), "VERSION")
+    assert result == 0
+    assert (version.major, version.minor, version.patch) == said[:3]
+    assert (len(version.name), len(version.date), len(version.desc)) == said[3::2]
+    assert version.name == device.driver == driver
+    assert version.desc
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_caps(driver, keep):
+    """Each capability that the kernel answers for, and none that it refuses."""
+    device = keep(DrmDevice.open(driver=driver))
+    raw = {}
+    for number in (*range(1, 0x40), 0xFFFF):
+        result, (_, value) = ask(device.fileno(), "GET_CAP", number)
+        if result == 0:
+            raw[number] = value
+        else:
+            assert -result == (errno.EOPNOTSUPP if driver == "vgem" else errno.EINVAL)
+    assert device.caps == {number: value for number, value in raw.items() if number in set(drm.Cap)}
+    assert device.has_syncobj == bool(raw[0x13])
+    assert device.has_timeline_syncobj == bool(raw[0x14])
+    if driver == "vgem":
+        assert raw == VGEM_CAPS
+    else:
+        assert raw[drm.Cap.DUMB_BUFFER] == 1
+    if driver == "vkms":
+        assert (raw[5], raw[8], raw[9], raw[0x10], raw[0x12]) == (3, 512, 512, 1, 1)
+
+
+def test_client_caps(keep):
+    """Who may ask for what: EOPNOTSUPP, EACCES or EINVAL, and the range of each value."""
+    vgem, vkms = keep(DrmDevice.open(driver="vgem")), keep(DrmDevice.open(driver="vkms"))
+    render = keep(DrmDevice.open(driver="virtio_gpu", render=True))
+    assert refusal(vgem.fileno(), "SET_CLIENT_CAP", 3, 1) == errno.EOPNOTSUPP
+    assert refusal(render.fileno(), "SET_CLIENT_CAP", 3, 1) == errno.EACCES
+    for cap, value in ((0xFF, 1), (2, 2), (3, 3), (5, 1)):
+        assert refusal(vkms.fileno(), "SET_CLIENT_CAP", cap, value) == errno.EINVAL
+    for value in (0, 1, 2):
+        assert ask(vkms.fileno(), "SET_CLIENT_CAP", 3, value)[0] == 0
+
+
+def test_how_requests_are_told_apart(keep):
+    """By the number alone: another type is ENOTTY, an unknown number EINVAL, another size is the same request."""
+    device = keep(DrmDevice.open(driver="vgem"))
+    assert answer(device.fileno(), 0xC0106500, 8) == -errno.ENOTTY
+    for number in (0x43, 0x9F, 0xFE):  # of vgem, the last of all drivers, of nobody
+        assert answer(device.fileno(), 0xC0106400 | number, 8) in (-errno.EINVAL, -errno.EOPNOTSUPP)
+    assert answer(device.fileno(), 0xC010640C, NOWHERE) == -errno.EFAULT
+    # With half the struct the rest is zeros and nothing is written there; without _IOC_WRITE all of it is.
+    half = ctypes.c_uint64(drm.Cap.PRIME)
+    assert answer(device.fileno(), 0xC008640C, half) == 0
+    assert answer(device.fileno(), 0x8010640C, (ctypes.c_uint64 * 2)(5, 0)) == -errno.EOPNOTSUPP
+    result, said = ask(device.fileno(), "SET_VERSION", 1, 4, -1, -1)
+    assert (result, said) == (0, (1, 4, 1, 0))
+
+
+def test_who_is_master(keep):
+    """The first to open a primary node is, so SET_VERSION works; on a render node EACCES."""
+    first, second = keep(DrmDevice.open(driver="vkms")), keep(DrmDevice.open(driver="vkms"))
+    assert ask(first.fileno(), "SET_VERSION", 1, 4, -1, -1)[0] == 0
+    assert refusal(second.fileno(), "SET_VERSION", 1, 4, -1, -1) == errno.EACCES
+    render = keep(DrmDevice.open(driver="vgem", render=True))
+    assert refusal(render.fileno(), "SET_VERSION", 1, 4, -1, -1) == errno.EACCES
+
+
+def test_use_after_close():
+    """Closing twice is fine; everything else says so."""
+    device = DrmDevice.open(driver="vgem")
+    device.close()
+    device.close()
+    uses = [
+        lambda: device.version,
+        lambda: device.driver,
+        lambda: device.caps,
+        lambda: device.has_syncobj,
+        lambda: device.create_dumb(1, 1, 8),
+        device.dup,
+        device.fileno,
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="closed DrmDevice"):
+            use()
+
+
+def test_a_forgotten_device_closes_itself():
+    """With a warning, as files do."""
+    with pytest.warns(ResourceWarning, match="unclosed DrmDevice"):
+        DrmDevice.open(driver="vgem")
+    assert clients("vgem") == 0
+
+
+def test_watch_ends_in_time(open_files):
+    """Nothing happens: the iteration ends at its time, not before, and gives everything back."""
+    before = open_files()
+    start = time.monotonic()
+    assert list(drm.watch(timeout=0.3)) == []
+    assert 0.3 <= time.monotonic() - start < 10
+    assert open_files() == before
+    assert list(drm.watch(timeout=0)) == []
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="timeout"):
+            drm.watch(timeout=wrong)
+
+
+def test_watch_hears_of_changes():
+    """What happens after the call is told, and the time is that of the whole iteration."""
+    with drm.watch(timeout=10) as events:
+        for driver in ("vgem", "vkms", "vgem"):
+            change(driver)
+        heard = [next(events) for _ in range(3)]
+    # udev works on several devices at once: only what happens to one of them comes in order.
+    assert sorted((event.action, event.path) for event in heard) == sorted(
+        ("change", node_of(driver)) for driver in ("vgem", "vkms", "vgem")
+    )
+    assert all((Path(event.syspath) / "dev").exists() for event in heard)
+    assert heard[0].properties["SUBSYSTEM"] == "drm"
+    with pytest.raises(StopIteration):
+        next(events)
+
+
+def test_watch_does_not_last_longer_for_events():
+    """Events do not put off the end."""
+    start = time.monotonic()
+    for _ in drm.watch(timeout=0.5):
+        change("vgem")  # which is told next
+    assert 0.5 <= time.monotonic() - start < 15
+
+
+def test_watch_is_stopped_by_another_thread():
+    """stop() ends a wait that has no end of its own; before the wait, and twice, it is fine too."""
+    events = drm.watch()
+    timer = threading.Timer(0.2, events.stop)
+    timer.start()
+    assert list(events) == []
+    timer.join()
+    events.stop()
+    events.close()
+    early = drm.watch()
+    early.stop()
+    early.stop()
+    assert list(early) == []
+
+
+def test_watch_is_left_early(open_files):
+    """Leaving the block gives back what a break left."""
+    before = open_files()
+    with drm.watch(timeout=20) as events:
+        change("vgem")
+        for _ in events:
+            break
+        assert len(open_files()) > len(before)
+    assert open_files() == before
+
+
+def test_watch_without_descriptors():
+    """EMFILE leaves nothing open."""
+    list(drm.watch(timeout=0))  # libudev is found once
+    for free in range(3):
+        with free_descriptors(free), pytest.raises(OSError):
+            drm.watch(timeout=0)
+
+
+def test_watch_sees_a_module_go_and_come():
+    """vkms is unloaded and loaded: remove and add of its node."""
+    path = node_of("vkms")
+    with drm.watch(timeout=60) as events:
+        subprocess.run(["modprobe", "-r", "vkms"], check=True)
+        try:
+            gone = next(event for event in events if event.path == path)
+            assert "vkms" not in [node.driver for node in drm.devices()]
+            with refused(errno.ENOENT, FileNotFoundError) as caught:
+                DrmDevice.open(driver="vkms")
+            assert "modprobe vkms" in str(caught.value)
+        finally:
+            subprocess.run(["modprobe", "vkms"], check=True)
+        come = next(event for event in events if event.path == path)
+    assert (gone.action, come.action) == ("remove", "add")
+    subprocess.run(["udevadm", "settle"], check=True)
+    with DrmDevice.open(driver="vkms") as device:
+        assert device.driver == "vkms"
