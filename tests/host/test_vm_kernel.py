@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from linuxsync.vm import kernel as kernels
 from linuxsync.vm.make import OBJECT, Make
+from processes import assert_nothing_left, processes_of
 
 LIMIT = 120.0
 
@@ -119,20 +120,6 @@ def test_progress_counts_objects() -> None:
     assert not any(OBJECT.match(line) for line in [b"  GEN     Makefile\n", b"make[1]: Entering\n", b"CC was set\n"])
 
 
-def processes_in(folder: Path) -> list[str]:
-    """The processes whose command line names a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(folder) in command:
-                found.append(command)
-    return found
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_build_leaves_nothing_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -147,16 +134,13 @@ def test_interrupted_build_leaves_nothing_half_done(
                 # The worst moment: make and its compilers are running.
                 assert b"building the kernel" in process.stderr.readline()
             time.sleep(2)
-            assert processes_in(tmp_path)
+            assert processes_of(tmp_path)
             process.send_signal(number)
             status = process.wait(LIMIT)
         finally:
             process.kill()
     assert status == (-number if number == signal.SIGKILL else 128 + number)
-    end = time.monotonic() + 5
-    while processes_in(tmp_path) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert processes_in(tmp_path) == []
+    assert_nothing_left(tmp_path)
     cache = tmp_path / "linuxsync"
     assert [path.suffix for path in (cache / "kernels").iterdir()] == [".lock"]
     left = list((cache / "build").iterdir())

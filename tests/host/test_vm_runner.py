@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from linuxsync.vm import kernel as kernels
 from linuxsync.vm import runner
+from processes import assert_nothing_left, processes_of
 
 EX_UNAVAILABLE = 69
 LIMIT = 120.0
@@ -43,28 +44,6 @@ def vm(cache: Path, *arguments: str, stdin: bytes = b"", limit: float = LIMIT) -
     """Run the command line to its end."""
     command = [*VM, *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=limit, env=environment(cache))
-
-
-def processes_of(cache: Path) -> list[str]:
-    """The processes whose command line names this cache."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(cache) in command:
-                found.append(command)
-    return found
-
-
-def assert_nothing_left(cache: Path) -> None:
-    """No process of a run, within a moment."""
-    end = time.monotonic() + 5
-    while processes_of(cache) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert processes_of(cache) == []
 
 
 def kept_logs(cache: Path) -> list[Path]:

@@ -1,0 +1,29 @@
+"""What runs on the host because of a test, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder) in command:
+                found.append(command)
+    return found
+
+
+def assert_nothing_left(folder: Path) -> None:
+    """No such process, within a moment."""
+    end = time.monotonic() + 5
+    while processes_of(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes_of(folder) == []
