@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need a real sw_sync."""
+"""Fixtures of the tests that need a real kernel, and what holds for all of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from linuxsync import OwnedFd, Timeline, sw_sync
+from linuxsync import DmaBuf, DmaHeap, DrmDevice, OwnedFd, SyncFile, Syncobj, Timeline, sw_sync, udmabuf
 
-pytest.register_assert_rewrite("kernel_words")
+pytest.register_assert_rewrite("kernel_words", "buffer_words", "drm_words", "syncobj_words", "clock_words", "screen")
+
+from buffer_words import PAGE  # noqa: E402
+from drm_words import nothing_left_behind  # noqa: E402
+from screen import Screen  # noqa: E402
+from syncobj_words import syncobj_device, there_are_syncobjs  # noqa: E402
 
 Owned = TypeVar("Owned", bound=OwnedFd)
+BOUNCING = "swiotlb=force"
+
+# What is in there needs a boot of its own, which tests/host/test_incoherent.py makes.
+collect_ignore = [] if BOUNCING in Path("/proc/cmdline").read_text().split() else ["incoherent"]
 
 
 @cache
@@ -27,10 +37,26 @@ def what_is_missing() -> str:
     return ""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs syncobjs on a kernel that has none: test_drivers_without_syncobjs asserts that it has."""
+    if what_is_missing() or there_are_syncobjs():
+        return
+    left_out = [item for item in items if "gpu" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_runtest_setup() -> None:
     """Skip everything in this folder where there is no sw_sync."""
     if what_is_missing():
         pytest.skip(f"needs sw_sync, run it with vm/run test: {what_is_missing()}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(no_descriptor_leaks: None) -> Iterator[None]:
+    """No dma-buf, open DRM file, or framebuffer, by what debugfs and /sys say."""
+    with nothing_left_behind():
+        yield
 
 
 @pytest.fixture
@@ -47,9 +73,82 @@ def timeline(keep: Callable[[Timeline], Timeline]) -> Timeline:
 
 
 @pytest.fixture
+def fence(timeline: Timeline, keep: Callable[[SyncFile], SyncFile]) -> SyncFile:
+    """An active fence of `timeline`, at 1."""
+    return keep(timeline.create_fence(1))
+
+
+@pytest.fixture
 def many_descriptors() -> Iterator[None]:
     """Let this process open a few thousand descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def heap(keep: Callable[[DmaHeap], DmaHeap]) -> DmaHeap:
+    """The system heap."""
+    return keep(DmaHeap())
+
+
+@pytest.fixture(params=["system", "udmabuf"])
+def exporter(request: pytest.FixtureRequest) -> str:
+    """Who makes `buf`."""
+    return str(request.param)
+
+
+@pytest.fixture
+def buf(exporter: str, heap: DmaHeap, keep: Callable[[DmaBuf], DmaBuf]) -> DmaBuf:
+    """A buffer of 12 pages of either exporter: few enough for a heap to make it of single pages."""
+    return keep(udmabuf.create(12 * PAGE) if exporter == "udmabuf" else heap.alloc(12 * PAGE))
+
+
+@pytest.fixture(params=["vgem", "vkms", "virtio_gpu"])
+def dumb_device(request: pytest.FixtureRequest, keep: Callable[[DrmDevice], DrmDevice]) -> DrmDevice:
+    """Each open device that can make dumb buffers."""
+    return keep(DrmDevice.open(driver=request.param))
+
+
+@pytest.fixture
+def vgem(keep: Callable[[DrmDevice], DrmDevice]) -> DrmDevice:
+    """An open vgem."""
+    return keep(DrmDevice.open(driver="vgem"))
+
+
+@pytest.fixture
+def vkms(keep: Callable[[DrmDevice], DrmDevice]) -> DrmDevice:
+    """An open vkms."""
+    return keep(DrmDevice.open(driver="vkms"))
+
+
+@pytest.fixture
+def screen(keep: Callable[[OwnedFd], OwnedFd]) -> Screen:
+    """A lit screen on vkms."""
+    return Screen(keep)
+
+
+@pytest.fixture
+def gpu() -> Iterator[DrmDevice]:
+    """An open virtio_gpu, which has syncobjs; none may be left on it."""
+    with syncobj_device() as device:
+        yield device
+
+
+@pytest.fixture
+def new(gpu: DrmDevice) -> Iterator[Callable[..., Syncobj]]:
+    """A function that makes a syncobj of `gpu` and closes it when the test is over."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(Syncobj.create(gpu, **options))
+
+
+@pytest.fixture
+def put(timeline: Timeline) -> Callable[..., None]:
+    """A function that adds a fence at a point of a syncobj; it signals when `timeline` reaches `value`."""
+
+    def add(syncobj: Syncobj, point: int, value: int = 1) -> None:
+        with timeline.create_fence(value) as fence:
+            syncobj.import_sync_file(fence, point)
+
+    return add

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyudev
+from buffer_words import bufinfo, sysfs_buffers
 from kernel_words import answer
 
 DEBUGFS = Path("/sys/kernel/debug")
@@ -42,17 +43,20 @@ REQUESTS = {
 }
 
 
-def ask(fd: int, name: str, *values: int) -> tuple[int, tuple[Any, ...]]:
+def exchange(fd: int, request: int, form: str, *values: int) -> tuple[int, tuple[Any, ...]]:
     """What ioctl(2) answered, its result or -errno, and the struct afterwards; fields that are not given are 0."""
-    request, form = REQUESTS[name]
-    size = (
-        -(-struct.calcsize(form) // 8) * 8 if "Q" in form else struct.calcsize(form)
-    )  # C pads at the end, struct does not
+    # C pads at the end, struct does not.
+    size = -(-struct.calcsize(form) // 8) * 8 if "Q" in form else struct.calcsize(form)
     blank = struct.unpack(form, bytes(struct.calcsize(form)))
     data = ctypes.create_string_buffer(struct.pack(form, *values, *blank[len(values) :]), size)
     pointer = ctypes.cast(data, ctypes.c_void_p).value
     assert pointer is not None
     return answer(fd, request, pointer), struct.unpack_from(form, data.raw)
+
+
+def ask(fd: int, name: str, *values: int) -> tuple[int, tuple[Any, ...]]:
+    """The same for one of REQUESTS."""
+    return exchange(fd, *REQUESTS[name], *values)
 
 
 def refusal(fd: int, name: str, *values: int) -> int:
@@ -71,15 +75,6 @@ def node_of(driver: str, kind: str = "card") -> str:
             if (folder / "name").read_text().split()[0] == driver:
                 return str(device.device_node)
     raise FileNotFoundError(driver)
-
-
-def dma_bufs() -> dict[int, tuple[int, str]]:
-    """Every dma-buf of this machine as debugfs bufinfo lists them: inode to size and exporter."""
-    found = {}
-    for line in (DEBUGFS / "dma_buf" / "bufinfo").read_text().splitlines():
-        if row := re.fullmatch(r"(\d{8,})\t[0-9a-f]{8}\t[0-9a-f]{8}\t\d{8,}\t(\S+)\t(\d{8,})\t.*", line):
-            found[int(row[3])] = (int(row[1]), row[2])
-    return found
 
 
 def framebuffers(driver: str) -> list[int]:
@@ -142,9 +137,10 @@ def shown(driver: str) -> dict[str, int]:
 
 
 def left_open() -> dict[str, object]:
-    """What tests could leave behind: dma-bufs, open DRM files with all that is theirs, framebuffers."""
+    """What tests could leave behind: dma-bufs, open DRM files with all handles that are theirs, framebuffers."""
     return {
-        "dma-bufs": dma_bufs(),
+        "dma-bufs": {ino: (listed.size, listed.exporter) for ino, listed in bufinfo().items()},
+        "dma-bufs in /sys": sysfs_buffers(),
         "open files": {driver: clients(driver) for driver in ("vgem", "vkms", "virtio_gpu")},
         "framebuffers": framebuffers("vkms"),
     }
@@ -155,7 +151,8 @@ def nothing_left_behind() -> Iterator[None]:
     """After the block the kernel must keep what it kept before; it may take a moment to let go."""
     before = left_open()
     yield
-    gc.collect()
+    if left_open() != before:
+        gc.collect()
     deadline = time.monotonic() + 3
     while (after := left_open()) != before and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -13,12 +13,6 @@ from kernel_words import free_descriptors, refused
 from linuxsync import SyncFile, Timeline, as_completed
 
 
-@pytest.fixture
-def fence(timeline, keep):
-    """An active fence of `timeline`, at 1."""
-    return keep(timeline.create_fence(1))
-
-
 async def settle():
     """Let every callback run that is due."""
     for _ in range(5):

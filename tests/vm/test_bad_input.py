@@ -15,12 +15,6 @@ from kernel_words import debugfs_timeline, raw_info, refused
 from linuxsync import OwnedFd, SyncFile, Timeline, as_completed, merge, wait_all, wait_any
 
 
-@pytest.fixture
-def fence(timeline, keep):
-    """An active fence of `timeline`, at 1."""
-    return keep(timeline.create_fence(1))
-
-
 def on_closed(owner):
     """What can be called on anything that is closed and must say so."""
     return {

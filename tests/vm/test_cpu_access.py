@@ -7,31 +7,11 @@ import signal
 
 import numpy
 import pytest
-from buffer_words import PAGE, bufinfo, no_buffers_left, syncs
+from buffer_words import PAGE, bufinfo, peek, syncs
 
-from linuxsync import Access, DmaBuf, DmaHeap, udmabuf
+from linuxsync import Access, DmaBuf
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    with no_buffers_left():
-        yield
-
-
-@pytest.fixture(params=["system", "udmabuf"])
-def buf(request, keep):
-    """A buffer of 16 pages of either exporter."""
-    if request.param == "udmabuf":
-        return keep(udmabuf.create(16 * PAGE))
-    return keep(keep(DmaHeap()).alloc(16 * PAGE))
-
-
-def peek(buf, count=1):
-    """The first bytes, read by nobody's view."""
-    with buf.mmap(READ) as mapped:
-        return mapped[:count]
 
 
 def test_the_view_is_the_buffer(buf):

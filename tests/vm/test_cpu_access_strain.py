@@ -4,40 +4,20 @@ import errno
 import gc
 import os
 import resource
-import signal
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from buffer_words import PAGE, bufinfo, no_buffers_left, syncs
+from buffer_words import PAGE, bufinfo, peek, syncs
 from children import forked
+from clock_words import alarm
 from kernel_words import free_descriptors, refused
 
-from linuxsync import Access, DmaHeap, udmabuf
+from linuxsync import Access, DmaHeap
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    with no_buffers_left():
-        yield
-
-
-@pytest.fixture(params=["system", "udmabuf"])
-def buf(request, keep):
-    """A buffer of 16 pages of either exporter."""
-    if request.param == "udmabuf":
-        return keep(udmabuf.create(16 * PAGE))
-    return keep(keep(DmaHeap()).alloc(16 * PAGE))
-
-
-def peek(buf, count=1):
-    """The first bytes, read by nobody's view."""
-    with buf.mmap(READ) as mapped:
-        return mapped[:count]
 
 
 def test_many_threads_write(buf):
@@ -62,7 +42,7 @@ def test_many_threads_write(buf):
         for thread in threads:
             thread.join(120)
     assert wrong == []
-    assert [view[0] for view in pages(buf)] == [40] * 8 + [0] * 8
+    assert [view[0] for view in pages(buf)] == [40] * 8 + [0] * 4
     assert set(seen) == {"START RW", "END RW"}
     assert seen[-1] == "END RW"
     assert seen.count("END RW") == 320 >= seen.count("START RW")
@@ -116,15 +96,6 @@ def test_access_waits_for_fences(nested, buf, timeline, keep):
         timer.join()
 
 
-def after(seconds, handler):
-    """Have SIGALRM call `handler` once, as a context manager."""
-    stack = ExitStack()
-    stack.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, lambda *_: handler()))
-    stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    return stack
-
-
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("how", ["cpu_access", "begin_cpu_access"])
 def test_a_signal_while_waiting(how, nested, buf, timeline, keep):
@@ -141,7 +112,7 @@ def test_a_signal_while_waiting(how, nested, buf, timeline, keep):
         if nested:
             stack.enter_context(buf.cpu_access(RW))
         buf.import_sync_file(fence, READ)
-        with after(0.1, handler):
+        with alarm(0.1, handler):
             if how == "cpu_access":
                 with buf.cpu_access(RW):
                     assert fence.status == 1
@@ -164,11 +135,11 @@ def test_what_a_handler_raises_ends_the_wait(error, nested, buf, timeline, keep)
         if nested:
             stack.enter_context(buf.cpu_access(RW))
         buf.import_sync_file(fence, WRITE)
-        with syncs() as seen, after(0.1, handler), pytest.raises(type(error)) as caught, buf.cpu_access(RW):
+        with syncs() as seen, alarm(0.1, handler), pytest.raises(type(error)) as caught, buf.cpu_access(RW):
             raise AssertionError("it must not begin")
         assert caught.value is error
         assert not [word for word in seen if word.startswith("END")]
-        with after(0.1, handler), pytest.raises(type(error)) as caught:
+        with alarm(0.1, handler), pytest.raises(type(error)) as caught:
             buf.begin_cpu_access(READ)
         assert caught.value is error
         timeline.inc()

@@ -22,7 +22,6 @@ from buffer_words import (
     Sync,
     SyncFileOf,
     bufinfo,
-    no_buffers_left,
     raw_sync,
     sysfs_buffers,
 )
@@ -34,23 +33,6 @@ import linuxsync
 from linuxsync import Access, DmaBuf, DmaHeap, OwnedFd, SyncFile, udmabuf
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    with no_buffers_left():
-        yield
-
-
-@pytest.fixture(params=["system", "udmabuf"])
-def exporter(request):
-    return request.param
-
-
-@pytest.fixture
-def buf(exporter, keep):
-    """A buffer of 4 pages of either exporter."""
-    return keep(udmabuf.create(4 * PAGE) if exporter == "udmabuf" else keep(DmaHeap()).alloc(4 * PAGE))
 
 
 def test_request_numbers():
@@ -127,7 +109,7 @@ def test_duplicates_are_one_buffer(buf, keep):
     buf.close()
     for other in others:
         assert type(other) is DmaBuf
-        assert (other.ino, other.size) == (ino, 4 * PAGE)
+        assert (other.ino, other.size) == (ino, 12 * PAGE)
         with other.cpu_access(READ) as view:
             assert view[0] == 7
 
@@ -185,7 +167,7 @@ def test_closed(buf, timeline, keep):
 
 def test_a_size_that_is_known_is_not_told_of_a_closed_buffer(buf):
     """Also where the size has been asked for before."""
-    assert buf.size == 4 * PAGE
+    assert buf.size == 12 * PAGE
     buf.close()
     with pytest.raises(ValueError, match="closed"):
         print(buf.size)
@@ -199,7 +181,7 @@ def test_closing_twice_closes_once(buf, keep):
         os.dup2(twin.fileno(), number, inheritable=False)
     successor = keep(DmaBuf(number))
     buf.close()
-    assert successor.size == 4 * PAGE
+    assert successor.size == 12 * PAGE
 
 
 def test_forgotten(buf, open_files):
@@ -304,14 +286,14 @@ def test_file_operations(buf):
         os.write(fd, b"x")
     with refused(errno.EINVAL):
         os.ftruncate(fd, PAGE)
-    assert (os.lseek(fd, 0, os.SEEK_END), os.lseek(fd, 0, os.SEEK_SET)) == (4 * PAGE, 0)
+    assert (os.lseek(fd, 0, os.SEEK_END), os.lseek(fd, 0, os.SEEK_SET)) == (12 * PAGE, 0)
     for offset, whence in ((1, os.SEEK_SET), (-1, os.SEEK_END), (0, os.SEEK_CUR), (0, os.SEEK_DATA)):
         with refused(errno.EINVAL):
             os.lseek(fd, offset, whence)
     assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    assert raw_mmap(fd, 5 * PAGE, 1) == raw_mmap(fd, PAGE, 1, 4 * PAGE) == -errno.EINVAL
+    assert raw_mmap(fd, 13 * PAGE, 1) == raw_mmap(fd, PAGE, 1, 12 * PAGE) == -errno.EINVAL
     # MAP_PRIVATE; a heap does allow it where one chunk of its memory covers all that is mapped (remap_pfn_range).
-    assert raw_mmap(fd, 4 * PAGE, 2) == -errno.EINVAL
+    assert raw_mmap(fd, 12 * PAGE, 2) == -errno.EINVAL
 
 
 def raw_mmap(fd, length, flags, offset=0):

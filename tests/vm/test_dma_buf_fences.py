@@ -8,25 +8,13 @@ import threading
 import time
 
 import pytest
-from buffer_words import EXPORT, IMPORT, PAGE, SyncFileOf, bufinfo, no_buffers_left, raw_export, raw_import
+from buffer_words import EXPORT, IMPORT, PAGE, SyncFileOf, bufinfo, raw_export, raw_import
 from kernel_words import NOWHERE, answer, free_descriptors, raw_info, refused
 
 from linuxsync import Access, DmaBuf, DmaHeap, SyncFile, Timeline, udmabuf
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
 IN, OUT = select.POLLIN, select.POLLOUT
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    with no_buffers_left():
-        yield
-
-
-@pytest.fixture(params=["system", "udmabuf"])
-def buf(request, keep):
-    """A buffer of one page of either exporter."""
-    return keep(udmabuf.create(PAGE) if request.param == "udmabuf" else keep(DmaHeap()).alloc(PAGE))
 
 
 def events(buf, wanted=IN | OUT):

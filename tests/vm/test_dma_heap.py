@@ -9,24 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from buffer_words import ALLOC, EXPORT, PAGE, Alloc, bufinfo, no_buffers_left, raw_alloc, sysfs_buffers
+from buffer_words import ALLOC, EXPORT, PAGE, Alloc, bufinfo, raw_alloc, sysfs_buffers
 from ioctl_opt import IO, IOW
 from kernel_words import NOWHERE, answer, free_descriptors, refused
 
 from linuxsync import Access, DmaBuf, DmaHeap
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    with no_buffers_left():
-        yield
-
-
-@pytest.fixture
-def heap(keep):
-    return keep(DmaHeap())
 
 
 def test_request_number():

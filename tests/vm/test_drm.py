@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from children import forked
-from drm_words import ask, clients, node_of, nothing_left_behind, refusal
+from drm_words import ask, clients, node_of, refusal
 from kernel_words import NOWHERE, answer, free_descriptors, refused
 
 from linuxsync import DrmDevice, OwnedFd, SyncFile, Timeline, drm
@@ -20,13 +20,6 @@ DRIVERS = ("vgem", "vkms", "virtio_gpu")
 NOBODY = 65534
 # What GET_CAP answers for vgem, which knows nothing of modes; everything else is EOPNOTSUPP.
 VGEM_CAPS = {5: 3, 6: 1, 0x13: 0, 0x14: 0}
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Also in the kernel."""
-    with nothing_left_behind():
-        yield
 
 
 def become_nobody():

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from children import forked
-from drm_words import nothing_left_behind, properties, shown
+from drm_words import properties, shown
 from kernel_words import has_deadlines, refused
-from screen import Screen
 
 from linuxsync import Access, DrmDevice, SyncFile, Timeline, VgemDevice, kms, merge
 
@@ -18,18 +17,6 @@ CRTC, CONNECTOR, PLANE = 0xCCCCCCCC, 0xC0C0C0C0, 0xEEEEEEEE
 # A vblank of vkms bears the time at which its timer should have run (vkms_get_vblank_timestamp). On a slow machine it
 # runs later, and what was committed in between bears a stamp from before the commit. The waits here are far longer.
 LATE = 100_000_000
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Also in the kernel."""
-    with nothing_left_behind():
-        yield
-
-
-@pytest.fixture
-def screen(keep):
-    return Screen(keep)
 
 
 def test_the_pipeline(screen):

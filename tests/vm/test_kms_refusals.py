@@ -4,7 +4,7 @@ import ctypes
 import errno
 
 import pytest
-from drm_words import ask, atomic, framebuffers, nothing_left_behind, properties, refusal, shown
+from drm_words import ask, atomic, framebuffers, properties, refusal, shown
 from kernel_words import free_descriptors, refused
 from screen import Screen
 
@@ -12,18 +12,6 @@ from linuxsync import DrmDevice, SyncFile, kms
 
 CRTC, PLANE = 0xCCCCCCCC, 0xEEEEEEEE
 EVENT, ASYNC, TEST_ONLY, ALLOW_MODESET = 1, 2, 0x100, 0x400
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Also in the kernel."""
-    with nothing_left_behind():
-        yield
-
-
-@pytest.fixture
-def screen(keep):
-    return Screen(keep)
 
 
 def test_devices_without_one(keep):

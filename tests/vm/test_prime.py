@@ -1,52 +1,27 @@
 """PRIME both ways: exporting, importing, and who still has which handle when somebody closes one."""
 
 import errno
-import mmap
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from buffer_words import bufinfo
 from children import forked
-from drm_words import ask, dma_bufs, handles, node_of, nothing_left_behind, refusal
+from drm_words import ask, handles, node_of, refusal
 from kernel_words import free_descriptors, refused
 
 from linuxsync import DmaBuf, DmaHeap, DrmDevice
 
-PAGE = mmap.PAGESIZE
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Also in the kernel."""
-    with nothing_left_behind():
-        yield
-
-
-@pytest.fixture(params=["vgem", "vkms", "virtio_gpu"])
-def device(request, keep):
-    """An open device that can make dumb buffers."""
-    return keep(DrmDevice.open(driver=request.param))
-
-
-@pytest.fixture
-def vgem(keep):
-    return keep(DrmDevice.open(driver="vgem"))
-
-
-@pytest.fixture
-def vkms(keep):
-    return keep(DrmDevice.open(driver="vkms"))
-
-
-def test_export(device, keep):
+def test_export(dumb_device, keep):
     """Readable, writable, close-on-exec; twice it is one buffer behind two descriptors; it outlives the handle."""
-    gem = device.create_dumb(64, 64, 32)
+    gem = dumb_device.create_dumb(64, 64, 32)
     with gem.export() as one, gem.export() as two:
         assert isinstance(one, DmaBuf)
         assert one.fileno() != two.fileno()
         assert one.ino == two.ino
-        assert one.exporter in ("drm", device.driver)
+        assert one.exporter in ("drm", dumb_device.driver)
         assert not os.get_inheritable(one.fileno())
         with gem.map() as mapped:
             mapped[:4] = b"kept"
@@ -54,7 +29,7 @@ def test_export(device, keep):
         with one.mmap() as shared:
             assert shared[:4] == b"kept"
             shared[:4] = b"mine"
-        assert list(dma_bufs()) == [one.ino]
+        assert list(bufinfo()) == [one.ino]
 
 
 def test_export_without_descriptors(vgem, keep):
@@ -207,7 +182,7 @@ def test_two_hundred_buffers(vgem, vkms, many_descriptors):
     assert len({gem.handle for gem in made}) == 200
     exported = [gem.export() for gem in made]
     imported = [vkms.import_dma_buf(dmabuf) for dmabuf in exported]
-    assert len(dma_bufs()) == 200
+    assert len(bufinfo()) == 200
     for number, gem in enumerate(made):
         with gem.map() as mapped:
             mapped[0] = number

@@ -36,12 +36,6 @@ from kernel_words import (
 from linuxsync import Timeline, merge
 
 
-@pytest.fixture
-def fence(timeline, keep):
-    """An active fence of `timeline`, at 1."""
-    return keep(timeline.create_fence(1))
-
-
 def test_request_numbers():
     """The numbers that the structs above add up to are the kernel's."""
     assert (MERGE, FILE_INFO, SET_DEADLINE) == (0xC0303E03, 0xC0383E04, 0x40103E05)

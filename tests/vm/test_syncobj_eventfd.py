@@ -7,43 +7,17 @@ import os
 import resource
 import select
 import time
-from contextlib import ExitStack
 
 import pytest
 from kernel_words import free_descriptors, refused
-from syncobj_words import syncobj_device
 
 from linuxsync import OwnedFd, Syncobj
-
-
-@pytest.fixture
-def device():
-    with syncobj_device() as opened:
-        yield opened
-
-
-@pytest.fixture
-def new(device):
-    """A function that makes a syncobj and closes it when the test is over."""
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(Syncobj.create(device, **options))
 
 
 @pytest.fixture
 def event(keep):
     """A function that makes an eventfd, and closes it when the test is over."""
     return lambda: keep(OwnedFd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)))
-
-
-@pytest.fixture
-def put(timeline):
-    """A function that adds a fence at a point; it signals when `timeline` reaches `value`."""
-
-    def add(syncobj, point, value=1):
-        with timeline.create_fence(value) as fence:
-            syncobj.import_sync_file(fence, point)
-
-    return add
 
 
 def count(event):

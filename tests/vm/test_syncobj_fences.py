@@ -7,7 +7,6 @@ import select
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,25 +14,6 @@ from kernel_words import free_descriptors, raw_info, refused
 from syncobj_words import next_handle, status_at, syncobj_device
 
 from linuxsync import FenceError, OwnedFd, Syncobj, Timeline
-
-
-@pytest.fixture
-def device():
-    with syncobj_device() as opened:
-        yield opened
-
-
-@pytest.fixture
-def new(device):
-    """A function that makes a syncobj and closes it when the test is over."""
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(Syncobj.create(device, **options))
-
-
-@pytest.fixture
-def fence(timeline, keep):
-    """An active fence of `timeline`, at 1."""
-    return keep(timeline.create_fence(1))
 
 
 def test_binary_life(new, fence, timeline):
@@ -125,13 +105,13 @@ def test_importing_what_is_no_sync_file(new, fence):
         syncobj.wait(0)
 
 
-def test_descriptors(device, new, fence, timeline):
+def test_descriptors(gpu, new, fence, timeline):
     """Handle to descriptor to handle: another handle of the same container."""
     syncobj = new()
     fd = syncobj.to_fd()
     assert str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:syncobj_file"
     assert fcntl.fcntl(fd, fcntl.F_GETFD) == fcntl.FD_CLOEXEC
-    with Syncobj.from_fd(device, fd) as twin, Syncobj.from_fd(device, fd) as third:
+    with Syncobj.from_fd(gpu, fd) as twin, Syncobj.from_fd(gpu, fd) as third:
         assert len({syncobj.handle, twin.handle, third.handle}) == 3
         os.fstat(fd)  # it stays the caller's
         twin.import_sync_file(fence)
@@ -167,23 +147,23 @@ def test_a_descriptor_outlives_everything(fence, timeline, keep):
         back.wait(0)
 
 
-def test_descriptors_that_are_none(device, fence):
+def test_descriptors_that_are_none(gpu, fence):
     """EINVAL for what is no syncobj's, ValueError and TypeError for what is no descriptor at all."""
     closed = os.dup(0)
     os.close(closed)
-    for fd in (closed, 0, device.fileno(), fence.fileno()):
+    for fd in (closed, 0, gpu.fileno(), fence.fileno()):
         with refused(errno.EINVAL) as caught:
-            Syncobj.from_fd(device, fd)
+            Syncobj.from_fd(gpu, fd)
         assert f"fd {fd} is no syncobj" in str(caught.value)
     for fd in (-1, 2**31):
         with pytest.raises(ValueError, match="file descriptor"):
-            Syncobj.from_fd(device, fd)
+            Syncobj.from_fd(gpu, fd)
     for fd in ("0", None, 1.0):
         with pytest.raises(TypeError):
-            Syncobj.from_fd(device, fd)
+            Syncobj.from_fd(gpu, fd)
 
 
-def test_no_descriptor_left(new, device, fence):
+def test_no_descriptor_left(new, gpu, fence):
     """EMFILE for what makes a descriptor, at a point too; nothing is left half done."""
     syncobj = new(signaled=True)
     syncobj.signal(3)
@@ -192,17 +172,15 @@ def test_no_descriptor_left(new, device, fence):
             with refused(errno.EMFILE):
                 attempt()
         syncobj.import_sync_file(fence)
-    assert next_handle(device.fileno()) == 2
+    assert next_handle(gpu.fileno()) == 2
 
 
 PEER = """
 import socket, sys
-sys.path.insert(0, sys.argv[2])
-from syncobj_words import open_device
-from linuxsync import OwnedFd, Syncobj
+from linuxsync import DrmDevice, OwnedFd, Syncobj
 peer = socket.socket(fileno=int(sys.argv[1]))
 _, (fd,), _, _ = socket.recv_fds(peer, 16, 1, socket.MSG_CMSG_CLOEXEC)
-with OwnedFd(fd) as owned, open_device() as device, Syncobj.from_fd(device, owned) as syncobj:
+with OwnedFd(fd) as owned, open_device() as gpu, Syncobj.from_fd(gpu, owned) as syncobj:
     syncobj.wait(60, wait_for_submit=True)
     syncobj.reset()
     syncobj.signal(7)
@@ -216,7 +194,7 @@ def test_sent_to_another_process(new, fence, timeline):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.settimeout(60)
-        command = [sys.executable, "-c", PEER, str(theirs.fileno()), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", PEER, str(theirs.fileno())]
         with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process, OwnedFd(syncobj.to_fd()) as owned:
             socket.send_fds(ours, [b"take"], [owned.fileno()])
             syncobj.import_sync_file(fence)

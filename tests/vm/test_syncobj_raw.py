@@ -22,34 +22,28 @@ from syncobj_words import (
     open_device,
     points,
     refusal,
-    syncobj_device,
+    without_syncobjs,
 )
 
 from linuxsync import Syncobj
 
 
 @pytest.fixture
-def device():
-    with syncobj_device() as opened:
-        yield opened
+def fd(gpu):
+    return gpu.fileno()
 
 
 @pytest.fixture
-def fd(device):
-    return device.fileno()
-
-
-@pytest.fixture
-def empty(device):
+def empty(gpu):
     """The handle of a syncobj without a fence."""
-    with Syncobj.create(device) as syncobj:
+    with Syncobj.create(gpu) as syncobj:
         yield syncobj.handle
 
 
 @pytest.fixture
-def done(device):
+def done(gpu):
     """The handle of a signaled one."""
-    with Syncobj.create(device, signaled=True) as syncobj:
+    with Syncobj.create(gpu, signaled=True) as syncobj:
         yield syncobj.handle
 
 
@@ -60,8 +54,8 @@ def test_numbers():
 
 
 def test_every_request_without_syncobjs(keep):
-    """vgem and vkms: EOPNOTSUPP comes before everything else, whatever else is wrong."""
-    for driver in ("vgem", "vkms"):
+    """EOPNOTSUPP comes before everything else, whatever else is wrong."""
+    for driver in without_syncobjs():
         fd = keep(open_device(driver)).fileno()
         for name in REQUESTS:
             assert (driver, name, refusal(fd, name)) == (driver, name, "EOPNOTSUPP")
@@ -254,7 +248,7 @@ def test_transfer_that_waits_gives_up(fd, empty, done):
     assert 4.9 <= time.monotonic() - begin < 15
 
 
-def test_eventfd(fd, done, device):
+def test_eventfd(fd, done, gpu):
     """Flags, pads, handles and files that are none; the handle is looked at before the file."""
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

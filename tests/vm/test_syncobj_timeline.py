@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-from contextlib import ExitStack
 
 import pytest
 from kernel_words import refused
@@ -11,30 +10,6 @@ from syncobj_words import ask, handles, next_handle, points, refusal, status_at,
 from linuxsync import Syncobj
 
 LAST = 2**64 - 1
-
-
-@pytest.fixture
-def device():
-    with syncobj_device() as opened:
-        yield opened
-
-
-@pytest.fixture
-def new(device):
-    """A function that makes a syncobj and closes it when the test is over."""
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(Syncobj.create(device, **options))
-
-
-@pytest.fixture
-def put(timeline):
-    """A function that adds a fence at a point; it signals when `timeline` reaches `value`."""
-
-    def add(syncobj, point, value):
-        with timeline.create_fence(value) as fence:
-            syncobj.import_sync_file(fence, point)
-
-    return add
 
 
 def state(syncobj):
@@ -67,14 +42,14 @@ def test_points_in_order(new, put, timeline):
     assert f"point 10 of {syncobj!r} had not been submitted after 0.001 s" in str(caught.value)
 
 
-def test_query_says_what_the_kernel_says(device, new, put):
+def test_query_says_what_the_kernel_says(gpu, new, put):
     """The numbers are those of the bare request."""
     syncobj = new()
     put(syncobj, 7, 0)
     put(syncobj, LAST - 1, 1)
     which, found = handles(syncobj.handle), points(0)
     for flags, said in ((0, syncobj.query()), (1, syncobj.query_last_submitted())):
-        assert ask(device.fileno(), "QUERY", which.at, found.at, 1, flags)[0] == 0
+        assert ask(gpu.fileno(), "QUERY", which.at, found.at, 1, flags)[0] == 0
         assert found.values[0] == said
     assert state(syncobj) == (7, LAST - 1)
 
@@ -173,14 +148,14 @@ def test_export_of_a_timeline(new, put, timeline, keep):
     assert "no fence at point 4" in str(caught.value)
 
 
-def test_import_and_export_leave_no_handle(device, new, put):
+def test_import_and_export_leave_no_handle(gpu, new, put):
     """Whatever they take to reach a point, they give back, also when they are refused."""
     syncobj = new()
     put(syncobj, 6, 1)
     status_at(syncobj, 6)
     with refused(errno.EINVAL):
         syncobj.export_sync_file(7)
-    assert next_handle(device.fileno()) == 2
+    assert next_handle(gpu.fileno()) == 2
     assert state(syncobj) == (0, 6)
 
 
@@ -189,7 +164,7 @@ def knows_points(device):
     return refusal(device.fileno(), "HANDLE_TO_FD_AT", 0, 3, -1, 0, 1) == "ENOENT"
 
 
-def test_errors_at_a_point(device, new, put, timeline):
+def test_errors_at_a_point(gpu, new, put, timeline):
     """A fence that fails later keeps its error; one that has failed before it is imported may arrive without."""
     syncobj, late = new(), new()
     put(syncobj, 1, 1)
@@ -201,7 +176,7 @@ def test_errors_at_a_point(device, new, put, timeline):
             one.wait(0, 1)
             assert state(one) == (1, 1)
         assert status_at(syncobj) == -errno.ENOENT
-        assert status_at(late) == (-errno.ENOENT if knows_points(device) else 1)
+        assert status_at(late) == (-errno.ENOENT if knows_points(gpu) else 1)
         late.import_sync_file(fence)
     assert status_at(late) == -errno.ENOENT
     syncobj.transfer(late, 0, 0)
@@ -292,11 +267,11 @@ def test_query_many_arguments(new):
         Syncobj.query_many([syncobj, foreign])
 
 
-def test_shared_points(device, new, put, timeline):
+def test_shared_points(gpu, new, put, timeline):
     """Two handles of one container see one timeline; waits through the one end with what the other adds."""
     syncobj = new()
     fd = syncobj.to_fd()
-    with open(fd, closefd=True, mode="rb", buffering=0) as file, Syncobj.from_fd(device, file) as twin:
+    with open(fd, closefd=True, mode="rb", buffering=0) as file, Syncobj.from_fd(gpu, file) as twin:
         put(twin, 4, 1)
         assert state(syncobj) == (0, 4)
         timeline.inc()

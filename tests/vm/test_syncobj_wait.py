@@ -6,12 +6,12 @@ import math
 import signal
 import threading
 import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
+from clock_words import after, alarms, handled, lasts
 from kernel_words import refused
 from syncobj_words import ALL, AVAILABLE, DEADLINE, FOR_SUBMIT, ask, handles, points, syncobj_device
-from test_wait import after, alarms, handled, lasts
 
 from linuxsync import Syncobj
 
@@ -34,19 +34,6 @@ def expected(states, flags):
     if all(there) if flags & ALL else any(there):
         return ("first", there.index(True))
     return errno.ETIME
-
-
-@pytest.fixture
-def device():
-    with syncobj_device() as opened:
-        yield opened
-
-
-@pytest.fixture
-def new(device):
-    """A function that makes a syncobj and closes it when the test is over."""
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(Syncobj.create(device, **options))
 
 
 @pytest.fixture
@@ -75,14 +62,14 @@ def options_of(flags):
     }
 
 
-def kernel_says(device, syncobjs, wanted, flags):
+def kernel_says(gpu, syncobjs, wanted, flags):
     """The answer of the bare request, with nothing of linuxsync in between."""
     which = handles(*(syncobj.handle for syncobj in syncobjs))
     if wanted is None:
-        result, reply = ask(device.fileno(), "WAIT", which.at, 0, len(syncobjs), flags)
+        result, reply = ask(gpu.fileno(), "WAIT", which.at, 0, len(syncobjs), flags)
         return -result if result else ("first", reply[4])
     at = points(*wanted)
-    result, reply = ask(device.fileno(), "TIMELINE_WAIT", which.at, at.at, 0, len(syncobjs), flags)
+    result, reply = ask(gpu.fileno(), "TIMELINE_WAIT", which.at, at.at, 0, len(syncobjs), flags)
     return -result if result else ("first", reply[5])
 
 
@@ -93,7 +80,7 @@ def comes_to(outcome):
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_flag_on_one(kind, state, device, in_state):
+def test_every_flag_on_one(kind, state, gpu, in_state):
     """One syncobj, every combination of flags: wait and wait_many do what the rule says, as the kernel does."""
     syncobj = in_state(kind, state)
     wanted = None if kind == "binary" else [POINT[kind]]
@@ -101,7 +88,7 @@ def test_every_flag_on_one(kind, state, device, in_state):
         outcome = expected([state], flags)
         if kind == "binary" and flags & AVAILABLE:
             outcome = errno.EINVAL  # that request does not know the flag
-        assert kernel_says(device, [syncobj], wanted, flags) == outcome
+        assert kernel_says(gpu, [syncobj], wanted, flags) == outcome
         for timeout in (0, 0.001):
             with comes_to(outcome):
                 syncobj.wait(timeout, POINT[kind], **options_of(flags))
@@ -115,7 +102,7 @@ PAIRS = [("binary", "binary"), ("point 0", "point 5"), ("point 5", "point 5 afte
 
 @pytest.mark.parametrize("states", list(itertools.product(STATES, STATES)), ids="-".join)
 @pytest.mark.parametrize("kinds", PAIRS, ids=" and ".join)
-def test_every_flag_on_two(kinds, states, device, in_state):
+def test_every_flag_on_two(kinds, states, gpu, in_state):
     """Two syncobjs in every pair of states, every combination of flags."""
     syncobjs = [in_state(kind, state) for kind, state in zip(kinds, states, strict=True)]
     wanted = None if kinds[0] == "binary" else [POINT[kind] for kind in kinds]
@@ -123,7 +110,7 @@ def test_every_flag_on_two(kinds, states, device, in_state):
         outcome = expected(states, flags)
         if wanted is None and flags & AVAILABLE:
             outcome = errno.EINVAL
-        answer = kernel_says(device, syncobjs, wanted, flags)
+        answer = kernel_says(gpu, syncobjs, wanted, flags)
         # Which was the first means nothing for those who wait for all.
         assert answer[0] == outcome[0] if isinstance(outcome, tuple) and flags & ALL else answer == outcome
         with comes_to(outcome):
@@ -312,7 +299,7 @@ def test_any_and_all_while_they_trickle_in(new, timeline):
     assert Syncobj.wait_many(syncobjs, timeout=60, all=False) == 0
 
 
-def test_wait_many_arguments(device, new, busy):
+def test_wait_many_arguments(gpu, new, busy):
     """No objects, another number of points, other things and other devices are refused before the kernel is asked."""
     with pytest.raises(ValueError, match="at least one"):
         Syncobj.wait_many([])

@@ -16,7 +16,6 @@ from buffer_words import (
     Create,
     CreateList,
     bufinfo,
-    no_buffers_left,
     raw_sync,
     sysfs_buffers,
 )
@@ -30,12 +29,6 @@ READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
 EBADFD = 77
 SHRINK, GROW, SEAL, WRITE_SEAL = fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SEAL, fcntl.F_SEAL_WRITE
 FUTURE_WRITE = 0x10
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    with no_buffers_left():
-        yield
 
 
 @pytest.fixture

@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 from children import forked
-from drm_words import ask, clients, node_of, nothing_left_behind, refusal
+from drm_words import ask, clients, node_of, refusal
 from kernel_words import GET_DEADLINE, GetDeadline, answer, has_deadlines, raw_info, refused
 
 from linuxsync import Access, DmaHeap, DrmDevice, FenceExpired, VgemDevice, VgemFence
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Also in the kernel."""
-    with nothing_left_behind():
-        yield
 
 
 @pytest.fixture

@@ -8,64 +8,12 @@ import resource
 import signal
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
+from clock_words import after, alarms, handled, lasts
 from kernel_words import raw_info, refused
 
 from linuxsync import SyncFile, wait_all, wait_any
-
-# How late a wait may end on a machine that does other things too. It may never end early.
-SLACK = 5.0
-
-
-@contextmanager
-def lasts(least, most=None):
-    """The block takes at least that many seconds."""
-    begin = time.monotonic()
-    yield
-    took = time.monotonic() - begin
-    assert least <= took < (least if most is None else most) + SLACK
-
-
-@contextmanager
-def handled(number, handler):
-    """Have Python's handler for a signal."""
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-@contextmanager
-def alarms(every, handler):
-    """SIGALRM again and again."""
-    with handled(signal.SIGALRM, handler):
-        signal.setitimer(signal.ITIMER_REAL, every, every)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@contextmanager
-def after(seconds, action):
-    """Have `action` done by another thread."""
-    timer = threading.Timer(seconds, action)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-
-
-@pytest.fixture
-def fence(timeline, keep):
-    """An active fence of `timeline`, at 1."""
-    return keep(timeline.create_fence(1))
-
 
 WAYS = {
     "wait": lambda fence, timeout: fence.wait(timeout),
