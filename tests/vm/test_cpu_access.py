@@ -201,6 +201,17 @@ def test_nested(outer, inner, expected, through, buf, keep):
     assert ", ".join(seen) == expected
 
 
+def test_without_brackets_on_a_coherent_machine(buf, vgem):
+    """Nothing is lost here, where devices see at once what the CPU writes; test_staleness.py is about the others."""
+    with vgem.import_dma_buf(buf):
+        buf.begin_cpu_access(READ)
+        with buf.mmap() as mapped:
+            mapped[0] = 1
+        buf.begin_cpu_access(READ)
+        assert peek(buf) == b"\x01"
+    assert peek(buf) == b"\x01"
+
+
 def test_mmap_lives_apart(buf):
     """buf.mmap() is an mmap of its own: close() does not end it, closing it gives the buffer free."""
     mapped = buf.mmap()

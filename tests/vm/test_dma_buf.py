@@ -26,6 +26,7 @@ from buffer_words import (
     sysfs_buffers,
 )
 from children import forked
+from clock_words import after, alarm, lasts
 from ioctl_opt import IO
 from kernel_words import NOWHERE, answer, free_descriptors, libc, refused
 
@@ -82,6 +83,13 @@ def test_names(name, buf, keep):
         assert bufinfo()[buf.ino].name == name
     twin.set_name("again")
     assert buf.name == "again"
+
+
+def test_a_buffer_that_a_device_uses_can_be_named(buf, vgem):
+    """Whoever has it attached: the rule of old headers, EBUSY, is none any more."""
+    with vgem.import_dma_buf(buf):
+        buf.set_name("in use")
+        assert bufinfo()[buf.ino].name == "in use"
 
 
 @pytest.mark.parametrize(("name", "error"), [("a" * 32, ValueError), ("ä" * 16, ValueError), ("a\0", ValueError)])
@@ -249,6 +257,17 @@ def test_sync_errnos(buf):
         assert (flags, raw_sync(fd, flags)) == (flags, -errno.EINVAL)
     for address in (None, NOWHERE):
         assert answer(fd, SYNC, address) == -errno.EFAULT
+
+
+def test_a_signal_interrupts_start(buf, fence, timeline):
+    """EINTR while it waits for a fence, unless the handler was set with SA_RESTART: then the kernel goes on waiting."""
+    ran = []
+    buf.import_sync_file(fence, WRITE)
+    with alarm(0.1, lambda: ran.append("interrupted")):
+        assert raw_sync(buf.fileno(), 3) == -errno.EINTR
+    with alarm(0.1, lambda: ran.append("restarted"), restart=True), lasts(0.3), after(0.3, timeline.inc):
+        assert raw_sync(buf.fileno(), 3) == 0
+    assert ran == ["interrupted", "restarted"]
 
 
 def test_set_name_errnos(buf):

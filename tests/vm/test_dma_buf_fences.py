@@ -43,7 +43,7 @@ def test_an_idle_buffer(buf, keep):
     for access in (READ, WRITE, RW):
         fence = keep(buf.export_sync_file(access))
         assert type(fence) is SyncFile
-        assert (fence.status, len(fence.fences)) == (1, 1)
+        assert [(one.driver_name, one.obj_name, one.status) for one in fence.fences] == [("stub", "stub", 1)]
         assert 0 < fence.timestamp_ns == first < time.monotonic_ns()
         assert not os.get_inheritable(fence.fileno())
 
@@ -140,6 +140,24 @@ def test_points_of_one_timeline(buf, keep):
     assert both(buf) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        (READ, READ, [("read", 2)]),
+        (READ, WRITE, [("write", 2)]),
+        (WRITE, READ, [("read", 2), ("write", 1)]),
+        (WRITE, WRITE, [("write", 2)]),
+    ],
+)
+def test_a_later_point_of_another_use(first, second, left, buf, timeline, keep):
+    """It takes the place of an earlier one unless that holds up more: readers do not relieve a writer."""
+    for point, access in ((1, first), (2, second)):
+        buf.import_sync_file(keep(timeline.create_fence(point)), access)
+    assert sorted((usage, point) for usage, _, point, _ in bufinfo()[buf.ino].fences) == left
+    timeline.inc(2)
+    assert both(buf) == (True, True)
+
+
 def test_a_reader_becomes_a_writer(buf, timeline, keep):
     """The same fence imported with WRITE after READ holds up readers too."""
     fence = keep(timeline.create_fence(1))
@@ -183,6 +201,23 @@ def test_poll_waits(access, buf, timeline, keep):
     assert buf.poll(access, None) is True
     timer.join()
     assert time.monotonic() - started >= 0.2
+
+
+@pytest.mark.parametrize("access", [READ, WRITE, RW])
+def test_poll_goes_on_for_what_comes_later(access, buf, timeline, keep):
+    """A fence that is imported while somebody waits for another is waited for too."""
+    second = keep(Timeline())
+    buf.import_sync_file(keep(timeline.create_fence(1)), WRITE)
+    ready = threading.Event()
+    thread = threading.Thread(target=lambda: ready.set() if buf.poll(access, 60) else None)
+    thread.start()
+    assert not ready.wait(0.1)
+    buf.import_sync_file(keep(second.create_fence(1)), WRITE)
+    timeline.inc()
+    assert not ready.wait(0.1)
+    second.inc()
+    thread.join(60)
+    assert ready.is_set()
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), -float("inf")])

@@ -13,7 +13,7 @@ from buffer_words import ALLOC, EXPORT, PAGE, Alloc, bufinfo, raw_alloc, sysfs_b
 from ioctl_opt import IO, IOW
 from kernel_words import NOWHERE, answer, free_descriptors, refused
 
-from linuxsync import Access, DmaBuf, DmaHeap
+from linuxsync import Access, DmaBuf, DmaHeap, OwnedFd
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
 
@@ -244,6 +244,15 @@ def test_the_number_alone_counts(heap):
     assert answer(fd, EXPORT, None) == -errno.EINVAL
     with refused(errno.ENOTTY):
         DmaBuf.from_fd(fd)
+
+
+def test_whatever_the_heap_is_open_for(keep):
+    """A heap that is open read-only allocates as well; all four access modes are those of the buffer."""
+    readable = keep(OwnedFd(os.open("/dev/dma_heap/system", os.O_RDONLY | os.O_CLOEXEC)))
+    for mode in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_ACCMODE):
+        with DmaBuf(raw_alloc(readable.fileno(), 1, fd_flags=mode)) as buf:
+            assert fcntl.fcntl(buf.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == mode
+            assert os.get_inheritable(buf.fileno())
 
 
 class Short(ctypes.Structure):

@@ -1,6 +1,5 @@
 """DRM devices: finding them, opening them, what they say of themselves, and hearing of those that come and go."""
 
-import ctypes
 import errno
 import os
 import stat
@@ -11,15 +10,13 @@ from pathlib import Path
 
 import pytest
 from children import forked
-from drm_words import ask, clients, node_of, refusal
-from kernel_words import NOWHERE, answer, free_descriptors, refused
+from drm_words import ask, clients, node_of
+from kernel_words import free_descriptors, refused
 
 from linuxsync import DrmDevice, OwnedFd, SyncFile, Timeline, drm
 
 DRIVERS = ("vgem", "vkms", "virtio_gpu")
 NOBODY = 65534
-# What GET_CAP answers for vgem, which knows nothing of modes; everything else is EOPNOTSUPP.
-VGEM_CAPS = {5: 3, 6: 1, 0x13: 0, 0x14: 0}
 
 
 def become_nobody():
@@ -163,64 +160,6 @@ def test_version(driver, keep):
     assert (len(version.name), len(version.date), len(version.desc)) == said[3::2]
     assert version.name == device.driver == driver
     assert version.desc
-
-
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_caps(driver, keep):
-    """Each capability that the kernel answers for, and none that it refuses."""
-    device = keep(DrmDevice.open(driver=driver))
-    raw = {}
-    for number in (*range(1, 0x40), 0xFFFF):
-        result, (_, value) = ask(device.fileno(), "GET_CAP", number)
-        if result == 0:
-            raw[number] = value
-        else:
-            assert -result == (errno.EOPNOTSUPP if driver == "vgem" else errno.EINVAL)
-    assert device.caps == {number: value for number, value in raw.items() if number in set(drm.Cap)}
-    assert device.has_syncobj == bool(raw[0x13])
-    assert device.has_timeline_syncobj == bool(raw[0x14])
-    if driver == "vgem":
-        assert raw == VGEM_CAPS
-    else:
-        assert raw[drm.Cap.DUMB_BUFFER] == 1
-    if driver == "vkms":
-        assert (raw[5], raw[8], raw[9], raw[0x10], raw[0x12]) == (3, 512, 512, 1, 1)
-
-
-def test_client_caps(keep):
-    """Who may ask for what: EOPNOTSUPP, EACCES or EINVAL, and the range of each value."""
-    vgem, vkms = keep(DrmDevice.open(driver="vgem")), keep(DrmDevice.open(driver="vkms"))
-    render = keep(DrmDevice.open(driver="virtio_gpu", render=True))
-    assert refusal(vgem.fileno(), "SET_CLIENT_CAP", 3, 1) == errno.EOPNOTSUPP
-    assert refusal(render.fileno(), "SET_CLIENT_CAP", 3, 1) == errno.EACCES
-    for cap, value in ((0xFF, 1), (2, 2), (3, 3), (5, 1)):
-        assert refusal(vkms.fileno(), "SET_CLIENT_CAP", cap, value) == errno.EINVAL
-    for value in (0, 1, 2):
-        assert ask(vkms.fileno(), "SET_CLIENT_CAP", 3, value)[0] == 0
-
-
-def test_how_requests_are_told_apart(keep):
-    """By the number alone: another type is ENOTTY, an unknown number EINVAL, another size is the same request."""
-    device = keep(DrmDevice.open(driver="vgem"))
-    assert answer(device.fileno(), 0xC0106500, 8) == -errno.ENOTTY
-    for number in (0x43, 0x9F, 0xFE):  # of vgem, the last of all drivers, of nobody
-        assert answer(device.fileno(), 0xC0106400 | number, 8) in (-errno.EINVAL, -errno.EOPNOTSUPP)
-    assert answer(device.fileno(), 0xC010640C, NOWHERE) == -errno.EFAULT
-    # With half the struct the rest is zeros and nothing is written there; without _IOC_WRITE all of it is.
-    half = ctypes.c_uint64(drm.Cap.PRIME)
-    assert answer(device.fileno(), 0xC008640C, half) == 0
-    assert answer(device.fileno(), 0x8010640C, (ctypes.c_uint64 * 2)(5, 0)) == -errno.EOPNOTSUPP
-    result, said = ask(device.fileno(), "SET_VERSION", 1, 4, -1, -1)
-    assert (result, said) == (0, (1, 4, 1, 0))
-
-
-def test_who_is_master(keep):
-    """The first to open a primary node is, so SET_VERSION works; on a render node EACCES."""
-    first, second = keep(DrmDevice.open(driver="vkms")), keep(DrmDevice.open(driver="vkms"))
-    assert ask(first.fileno(), "SET_VERSION", 1, 4, -1, -1)[0] == 0
-    assert refusal(second.fileno(), "SET_VERSION", 1, 4, -1, -1) == errno.EACCES
-    render = keep(DrmDevice.open(driver="vgem", render=True))
-    assert refusal(render.fileno(), "SET_VERSION", 1, 4, -1, -1) == errno.EACCES
 
 
 def test_use_after_close():

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from buffer_words import PAGE, bufinfo
+from buffer_words import PAGE, bufinfo, raw_sync
 from drm_words import ask, clients, handles, node_of, refusal
 from kernel_words import refused
 
@@ -48,8 +48,7 @@ def test_dumb_buffers(size, dumb_device, keep):
     gem = keep(dumb_device.create_dumb(width, height, bpp))
     assert handles(dumb_device.fileno()) == [gem.handle]
     assert gem.pitch * 8 >= width * bpp
-    assert gem.size >= gem.pitch * height
-    assert gem.size % PAGE == 0
+    assert gem.size == -(-gem.pitch * height // PAGE) * PAGE
     with gem.export() as dmabuf:
         assert os.fstat(dmabuf.fileno()).st_size == gem.size
         assert bufinfo()[os.fstat(dmabuf.fileno()).st_ino].size == gem.size
@@ -97,6 +96,17 @@ def test_a_mapping(dumb_device, keep):
         with gem.export() as dmabuf, dmabuf.mmap() as three:
             assert (two[:4], one[-5:], three[:4], three[-5:]) == (b"here", b"there", b"here", b"there")
     assert (gem.map()[:4]) == b"here"
+
+
+def test_start_and_end_are_about_fences_only(dumb_device, keep):
+    """The buffers of these drivers take every START and END, in any order, and can be mapped shared only."""
+    dmabuf = keep(keep(dumb_device.create_dumb(64, 64, 32)).export())
+    for flags in (5, 6, 7, 1, 2, 3):
+        assert raw_sync(dmabuf.fileno(), flags) == 0
+    for flags in (0, 4, 8):
+        assert raw_sync(dmabuf.fileno(), flags) == -errno.EINVAL
+    with refused(errno.EINVAL):
+        mmap.mmap(dmabuf.fileno(), PAGE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 @pytest.mark.parametrize("end", ["buffer", "device"])

@@ -11,7 +11,7 @@ from children import forked
 from drm_words import ask, handles, node_of, refusal
 from kernel_words import free_descriptors, refused
 
-from linuxsync import DmaBuf, DmaHeap, DrmDevice
+from linuxsync import Access, DmaBuf, DrmDevice
 
 
 def test_export(dumb_device, keep):
@@ -56,13 +56,29 @@ def test_prime_words_that_are_wrong(vgem, keep, timeline):
         assert ask(fd, "PRIME_FD_TO_HANDLE", 0, 0xDEADBEEF, dmabuf.fileno())[1][0] == gem.handle
 
 
+def test_the_kernel_counts_no_users_of_a_handle(vgem, vkms, keep):
+    """What linuxsync does instead: the second import is the same handle, and one GEM_CLOSE ends it."""
+    gem = vgem.create_dumb(64, 64, 32)
+    with gem.export() as dmabuf:
+        for device, known in ((vgem, gem.handle), (vkms, None)):
+            found = [ask(device.fileno(), "PRIME_FD_TO_HANDLE", 0, 0, dmabuf.fileno()) for _ in range(2)]
+            assert [result for result, _ in found] == [0, 0]
+            handle = found[0][1][0]
+            assert handle == found[1][1][0]
+            assert known in (handle, None)
+            assert ask(device.fileno(), "GEM_CLOSE", handle)[0] == 0
+            assert refusal(device.fileno(), "GEM_CLOSE", handle) == errno.EINVAL
+    with refused(errno.EINVAL):
+        gem.close()
+
+
 def test_the_first_export_decides_the_access(vgem, keep):
     """Exported read-only by somebody else first, it stays so: ours is the same file."""
     gem = keep(vgem.create_dumb(64, 64, 32))
     result, (_, _, fd) = ask(vgem.fileno(), "PRIME_HANDLE_TO_FD", gem.handle, 0, -1)
     assert result == 0
     with DmaBuf(fd) as first, gem.export() as second:
-        assert os.get_inheritable(first.fileno())
+        assert (os.get_inheritable(first.fileno()), os.get_inheritable(second.fileno())) == (True, False)
         assert first.ino == second.ino
         with refused(errno.EACCES, PermissionError):
             second.mmap()
@@ -97,10 +113,17 @@ def test_imported_from_elsewhere(vgem, vkms, keep):
         assert shared[:5] == b"hello"
 
 
-def test_heap_buffers_can_be_imported(vgem):
-    """From a heap into vgem."""
-    with DmaHeap() as heap, heap.alloc(1 << 20) as dmabuf, vgem.import_dma_buf(dmabuf) as gem:
+def test_heap_buffers_can_be_imported(heap, vgem, keep):
+    """The kernel's selftest: 1 MiB of a heap, written between START and END before vgem imports it, and after."""
+    dmabuf = keep(heap.alloc(1 << 20))
+    for fill in (b"\1", b"\0"):
+        with dmabuf.cpu_access() as view:
+            view[: 1 << 19] = fill * (1 << 19)
+    with vgem.import_dma_buf(dmabuf) as gem, dmabuf.cpu_access() as view:
         assert gem.size == 1 << 20
+        view[:] = b"\xff" * gem.size
+    with dmabuf.cpu_access(Access.READ) as view:
+        assert view == b"\xff" * (1 << 20)
 
 
 def test_a_driver_that_takes_no_strangers(vgem, keep):

@@ -7,6 +7,7 @@ import struct
 import time
 
 import pytest
+from clock_words import after, alarm, lasts
 from ioctl_opt import IOWR
 from kernel_words import NOWHERE, answer
 from syncobj_words import (
@@ -14,6 +15,7 @@ from syncobj_words import (
     AVAILABLE,
     DEADLINE,
     FOR_SUBMIT,
+    FOREVER,
     GONE,
     REQUESTS,
     ask,
@@ -116,11 +118,15 @@ def test_fd_to_handle(fd, empty, timeline, keep):
     os.close(container)
 
 
-def test_the_point_of_newer_kernels(fd, done):
+def test_the_point_of_newer_kernels(fd, done, fence):
     """Every kernel takes the struct with a point (Linux 6.16); its flag is EINVAL, or gets as far as the handle."""
     known = refusal(fd, "HANDLE_TO_FD_AT", 0, 3, -1, 0, 1)
     assert known in ("EINVAL", "ENOENT")
     assert refusal(fd, "FD_TO_HANDLE_AT", 0, 3, -1, 0, 1) == "EINVAL"
+    if known == "EINVAL":
+        for flags in (2, 3):
+            assert refusal(fd, "HANDLE_TO_FD", done, flags) == "EINVAL"
+            assert refusal(fd, "FD_TO_HANDLE", done, flags, fence.fileno()) == "EINVAL"
     result, reply = ask(fd, "HANDLE_TO_FD_AT", done, 1)
     assert result == 0
     assert refusal(fd, "FD_TO_HANDLE_AT", done, 1, reply[2]) == "0"
@@ -167,6 +173,24 @@ def test_time_limits(fd, empty):
     begin = time.monotonic()
     assert refusal(fd, "WAIT", array.at, time.monotonic_ns() + 10**8, 1, FOR_SUBMIT) == "ETIME"
     assert time.monotonic() - begin >= 0.1
+
+
+def test_signals(fd, empty, done):
+    """EINTR, for a wait without end and for a transfer; with SA_RESTART the kernel waits on by itself."""
+    array, ran = handles(empty), []
+    with alarm(0.1, lambda: ran.append("wait")):
+        assert refusal(fd, "WAIT", array.at, FOREVER, 1, FOR_SUBMIT) == "EINTR"
+    with alarm(0.1, lambda: ran.append("timeline")):
+        assert refusal(fd, "TIMELINE_WAIT", array.at, 0, FOREVER, 1, AVAILABLE) == "EINTR"
+    with alarm(0.1, lambda: ran.append("transfer")):
+        assert refusal(fd, "TRANSFER", empty, done, 0, 0, FOR_SUBMIT) == "EINTR"
+    with (
+        alarm(0.1, lambda: ran.append("restart"), restart=True),
+        lasts(0.3),
+        after(0.3, lambda: ask(fd, "SIGNAL", array.at, 1)),
+    ):
+        assert refusal(fd, "WAIT", array.at, FOREVER, 1, FOR_SUBMIT) == "0"
+    assert ran == ["wait", "timeline", "transfer", "restart"]
 
 
 def test_structs_of_older_kernels(fd, empty, done):

@@ -21,7 +21,7 @@ from buffer_words import (
 )
 from children import forked
 from ioctl_opt import IO
-from kernel_words import NOWHERE, answer, free_descriptors, refused
+from kernel_words import NOWHERE, answer, free_descriptors, libc, refused
 
 from linuxsync import Access, DmaBuf, OwnedFd, udmabuf
 
@@ -136,10 +136,12 @@ def test_seals_that_are_not(seals, message, sealed, device, open_files):
     assert open_files() == before
 
 
-def test_a_memfd_that_can_not_be_sealed(sealed):
+def test_a_memfd_that_can_not_be_sealed(sealed, device):
     """Without MFD_ALLOW_SEALING it has F_SEAL_SEAL, and the message says what to make it with."""
+    memfd = sealed(1, 0, 0)
+    assert answer(device.fileno(), CREATE, Create(memfd=memfd.fileno(), size=PAGE)) == -errno.EINVAL
     with refused(errno.EINVAL) as caught:
-        udmabuf.from_memfd(sealed(1, 0, 0), 0, PAGE)
+        udmabuf.from_memfd(memfd, 0, PAGE)
     assert "MFD_ALLOW_SEALING" in str(caught.value)
 
 
@@ -160,8 +162,8 @@ def test_ranges_that_are_none(offset, size, sealed, device, open_files):
     assert open_files() == before
 
 
-def test_too_large(sealed, open_files):
-    """More than the module's size_limit_mb is EINVAL that says so."""
+def test_too_large(sealed, device, open_files):
+    """More than the module's size_limit_mb is EINVAL that says so, in one piece or in two."""
     limit = int(Path("/sys/module/udmabuf/parameters/size_limit_mb").read_text())
     before = len(open_files())
     for attempt in (
@@ -171,7 +173,10 @@ def test_too_large(sealed, open_files):
         with refused(errno.EINVAL) as caught:
             attempt()
         assert f"at most {limit} MiB (size_limit_mb" in str(caught.value)
-    assert len(open_files()) == before + 1
+    fd, most = sealed((limit << 20) // PAGE + 1).fileno(), limit << 20
+    assert answer(device.fileno(), CREATE, Create(memfd=fd, size=most + PAGE)) == -errno.EINVAL
+    assert raw_list(device, [(fd, 0, 0, most), (fd, 0, most, PAGE)]) == -errno.EINVAL
+    assert len(open_files()) == before + 2
 
 
 def test_no_memfd(device, open_files):
@@ -254,7 +259,6 @@ def test_end_before_any_start():
 def test_a_hole_parts_the_two(sealed):
     """After punching a hole the memfd has new pages and the buffer keeps the old ones, as the docstring says."""
     memfd = sealed(1)
-    libc = ctypes.CDLL(None, use_errno=True)
     with udmabuf.from_memfd(memfd, 0, PAGE) as buf:
         with buf.cpu_access() as view:
             view[0] = 5
@@ -287,6 +291,28 @@ def test_list(sealed, device):
             assert (bytes(view[:3]), bytes(view[PAGE : PAGE + 4])) == (b"six", b"zero")
             view[PAGE] = 1
             assert view[2 * PAGE] == 1
+
+
+def test_list_of_a_large_memfd(sealed, device):
+    """The kernel's selftest: four pieces of four pages, far apart; what the memfd is written afterwards is in them."""
+    fd = sealed(1024).fileno()
+    starts = [quarter * 256 * PAGE for quarter in range(4)]
+    with DmaBuf(raw_list(device, [(fd, 0, start, 4 * PAGE) for start in starts])) as buf:
+        assert buf.size == 16 * PAGE
+        for fill in b"ab":
+            for number, at in enumerate(start + page * PAGE for start in starts for page in range(4)):
+                os.pwrite(fd, bytes([fill, number]) * (PAGE // 2), at)
+            with buf.cpu_access(READ) as view:
+                assert view == b"".join(bytes([fill, number]) * (PAGE // 2) for number in range(16))
+
+
+def test_a_list_that_can_not_be_read(sealed, device):
+    """EFAULT where the head lies at the end of what is mapped and the items behind it."""
+    with mmap.mmap(-1, 2 * PAGE) as room:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        CreateList.from_buffer(room, PAGE - 8).count = 1
+        assert libc.mprotect(ctypes.c_void_p(start + PAGE), ctypes.c_size_t(PAGE), 0) == 0
+        assert answer(device.fileno(), CREATE_LIST, start + PAGE - 8) == -errno.EFAULT
 
 
 def test_list_errnos(sealed, device):
