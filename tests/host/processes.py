@@ -1,10 +1,15 @@
-"""What runs on the host because of a test, and that nothing of it is left."""
+"""What runs on the host because of a test, and what is left of it."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """That of a run with a cache of its own."""
+    return {**os.environ, "XDG_CACHE_HOME": str(cache)}
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -27,3 +32,8 @@ def assert_nothing_left(folder: Path) -> None:
     while processes_of(folder) and time.monotonic() < end:
         time.sleep(0.05)
     assert processes_of(folder) == []
+
+
+def kept_logs(cache: Path) -> list[Path]:
+    """The console logs that runs with this cache have left."""
+    return sorted((cache / "linuxsync" / "logs").glob("*.log"))

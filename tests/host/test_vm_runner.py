@@ -16,38 +16,17 @@ from pathlib import Path
 import pytest
 from linuxsync.vm import kernel as kernels
 from linuxsync.vm import runner
-from processes import assert_nothing_left, processes_of
+from processes import assert_nothing_left, environment, kept_logs, processes_of
 
 EX_UNAVAILABLE = 69
 LIMIT = 120.0
 VM = [sys.executable, "-m", "linuxsync.vm"]
 
 
-def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(cache)}
-
-
-@pytest.fixture(scope="module")
-def kernel() -> kernels.Kernel:
-    return kernels.ensure()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, kernel: kernels.Kernel) -> Path:
-    """A cache of the test's own, with the real kernel in it: what a run leaves there can be seen."""
-    (tmp_path / "linuxsync").mkdir()
-    (tmp_path / "linuxsync" / "kernels").symlink_to(kernel.image.parent.parent.parent)
-    return tmp_path
-
-
 def vm(cache: Path, *arguments: str, stdin: bytes = b"", limit: float = LIMIT) -> subprocess.CompletedProcess[bytes]:
     """Run the command line to its end."""
     command = [*VM, *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=limit, env=environment(cache))
-
-
-def kept_logs(cache: Path) -> list[Path]:
-    return sorted((cache / "linuxsync" / "logs").glob("*.log"))
 
 
 def assert_lost(done: subprocess.CompletedProcess[bytes], cache: Path, reason: str, last_line: str) -> None:

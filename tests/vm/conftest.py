@@ -23,8 +23,8 @@ from syncobj_words import syncobj_device, there_are_syncobjs  # noqa: E402
 Owned = TypeVar("Owned", bound=OwnedFd)
 BOUNCING = "swiotlb=force"
 
-# What is in there needs a boot of its own, which tests/host/test_incoherent.py makes.
-collect_ignore = [] if BOUNCING in Path("/proc/cmdline").read_text().split() else ["incoherent"]
+# What is in there needs a boot of its own, which tests/host/test_own_boot.py makes.
+collect_ignore = [] if BOUNCING in Path("/proc/cmdline").read_text().split() else ["own_boot"]
 
 
 @cache

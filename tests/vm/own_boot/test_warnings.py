@@ -1,0 +1,33 @@
+"""What makes the kernel print a warning, once in a boot: elsewhere it would hide those that nobody expects."""
+
+import pytest
+from syncobj_words import ALL, ask, handles, points, refusal
+
+ABSURD = (2**21, 2**31, 2**32 - 1)
+
+
+@pytest.mark.parametrize("count", ABSURD)
+def test_more_syncobjs_than_there_is_room_for(count, gpu, new):
+    """ENOMEM from every request that takes an array; the syncobj is as it was. (The allocator warns.)"""
+    syncobj = new(signaled=True)
+    fd, which, where = gpu.fileno(), handles(syncobj.handle), points(0)
+    for name, *values in (
+        ("WAIT", which.at, 0, count, ALL),
+        ("TIMELINE_WAIT", which.at, where.at, 0, count, ALL),
+        ("RESET", which.at, count),
+        ("SIGNAL", which.at, count),
+        ("TIMELINE_SIGNAL", which.at, where.at, count),
+        ("QUERY", which.at, where.at, count),
+    ):
+        assert (name, refusal(fd, name, *values)) == (name, "ENOMEM")
+    assert ask(fd, "QUERY", which.at, where.at, 1)[0] == 0
+    syncobj.wait(0)
+
+
+def test_an_in_fence_for_nothing(screen, fence, timeline):
+    """A plane that is to show nothing waits for its in-fence too. (The atomic helpers warn.)"""
+    out = screen.flip(None, in_fence=fence)
+    assert not out.poll(0.2)
+    timeline.inc()
+    out.wait(5)
+    screen.flip(screen.fbs[1]).wait(5)
