@@ -222,6 +222,7 @@ def test_poll_goes_on_for_what_comes_later(access, buf, timeline, keep):
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), -float("inf")])
 def test_no_timeout(timeout, buf):
+    """Negative or not a number: ValueError."""
     with pytest.raises(ValueError, match="timeout"):
         buf.poll(READ, timeout)
 
@@ -325,6 +326,7 @@ def test_what_is_no_fence(buf, timeline):
 
 @pytest.mark.parametrize("access", [0, 4, -1, None])
 def test_no_access(access, buf, timeline, keep):
+    """Neither imports nor exports anything."""
     fence = keep(timeline.create_fence(1))
     for attempt in (lambda: buf.import_sync_file(fence, access), lambda: buf.export_sync_file(access)):
         with pytest.raises((ValueError, TypeError)):

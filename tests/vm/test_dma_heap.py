@@ -3,13 +3,14 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from buffer_words import ALLOC, EXPORT, PAGE, Alloc, bufinfo, raw_alloc, sysfs_buffers
+from buffer_words import ALLOC, EXPORT, PAGE, Alloc, bufinfo, peek, raw_alloc, sysfs_buffers
 from ioctl_opt import IO, IOW
 from kernel_words import NOWHERE, answer, free_descriptors, refused
 
@@ -127,12 +128,14 @@ def test_no_size(size, heap):
 
 @pytest.mark.parametrize("size", [None, 1.5, "1", b"1", [1]])
 def test_a_size_is_an_int(size, heap):
+    """TypeError for everything else."""
     with pytest.raises(TypeError):
         heap.alloc(size)
 
 
 @pytest.mark.parametrize("access", [0, 4, 7, -1, None, "rw"])
 def test_no_access(access, heap):
+    """Whatever is not READ, WRITE or RW is a ValueError."""
     with pytest.raises(ValueError, match="access must be"):
         heap.alloc(1, access)
 
@@ -253,6 +256,20 @@ def test_whatever_the_heap_is_open_for(keep):
         with DmaBuf(raw_alloc(readable.fileno(), 1, fd_flags=mode)) as buf:
             assert fcntl.fcntl(buf.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == mode
             assert os.get_inheritable(buf.fileno())
+
+
+@pytest.mark.parametrize(("size", "works"), [(PAGE, True), (17 * PAGE, False)])
+def test_a_private_mapping(size, works, heap, keep):
+    """EINVAL, except where one chunk of the heap's is the whole of it (remap_pfn_range): then it is a copy on write."""
+    buf = keep(heap.alloc(size))
+    wanted = (buf.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+    if not works:
+        with refused(errno.EINVAL):
+            mmap.mmap(*wanted)
+        return
+    with mmap.mmap(*wanted) as private:
+        private[0] = 1
+        assert peek(buf) == b"\0"
 
 
 class Short(ctypes.Structure):

@@ -180,7 +180,7 @@ import socket, sys
 from linuxsync import DrmDevice, OwnedFd, Syncobj
 peer = socket.socket(fileno=int(sys.argv[1]))
 _, (fd,), _, _ = socket.recv_fds(peer, 16, 1, socket.MSG_CMSG_CLOEXEC)
-with OwnedFd(fd) as owned, open_device() as gpu, Syncobj.from_fd(gpu, owned) as syncobj:
+with OwnedFd(fd) as owned, DrmDevice.open(driver='virtio_gpu') as device, Syncobj.from_fd(device, owned) as syncobj:
     syncobj.wait(60, wait_for_submit=True)
     syncobj.reset()
     syncobj.signal(7)
@@ -196,6 +196,7 @@ def test_sent_to_another_process(new, fence, timeline):
         ours.settimeout(60)
         command = [sys.executable, "-c", PEER, str(theirs.fileno())]
         with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process, OwnedFd(syncobj.to_fd()) as owned:
+            theirs.close()  # so that a process that fails is noticed at once
             socket.send_fds(ours, [b"take"], [owned.fileno()])
             syncobj.import_sync_file(fence)
             timeline.inc()

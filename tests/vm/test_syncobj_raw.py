@@ -164,7 +164,7 @@ def test_wait(name, fd, empty, done):
 
 
 def test_time_limits(fd, empty):
-    """They are moments: 0, the past and negative ones ask once."""
+    """They are moments: 0, the past and negative ones ask once. The kernel counts in ticks, and may be one early."""
     array = handles(empty)
     for timeout in (0, 1, -1, -(2**63), time.monotonic_ns() - 1):
         begin = time.monotonic()
@@ -172,7 +172,7 @@ def test_time_limits(fd, empty):
         assert time.monotonic() - begin < 1
     begin = time.monotonic()
     assert refusal(fd, "WAIT", array.at, time.monotonic_ns() + 10**8, 1, FOR_SUBMIT) == "ETIME"
-    assert time.monotonic() - begin >= 0.1
+    assert time.monotonic() - begin >= 0.09
 
 
 def test_signals(fd, empty, done):

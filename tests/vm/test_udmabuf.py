@@ -74,6 +74,7 @@ def test_create(size, open_files):
 
 @pytest.mark.parametrize("size", [0, -1, 1 << 63, 1 << 64])
 def test_create_no_size(size, open_files):
+    """A size that no memfd can have is a ValueError, and nothing is left open."""
     before = open_files()
     with pytest.raises(ValueError, match="size must be"):
         udmabuf.create(size)
@@ -82,6 +83,7 @@ def test_create_no_size(size, open_files):
 
 @pytest.mark.parametrize("size", [None, 1.5, "1"])
 def test_a_size_is_an_int(size, sealed):
+    """TypeError for everything else."""
     for attempt in (lambda: udmabuf.create(size), lambda: udmabuf.from_memfd(sealed(), 0, size)):
         with pytest.raises(TypeError):
             attempt()
@@ -112,6 +114,7 @@ def test_from_memfd_by_number(sealed):
 
 @pytest.mark.parametrize("seals", [SHRINK, SHRINK | GROW, SHRINK | SEAL, SHRINK | GROW | SEAL])
 def test_seals_that_are_fine(seals, sealed):
+    """F_SEAL_SHRINK, alone and with those that are in nobody's way."""
     udmabuf.from_memfd(sealed(1, seals), 0, PAGE).close()
 
 
@@ -195,6 +198,7 @@ def test_no_memfd(device, open_files):
     ("memfd", "error"), [(-1, ValueError), (1 << 31, ValueError), (None, TypeError), ("1", TypeError)]
 )
 def test_no_descriptor(memfd, error):
+    """A number that no descriptor has is a ValueError, what is no number a TypeError."""
     with pytest.raises(error):
         udmabuf.from_memfd(memfd, 0, PAGE)
 

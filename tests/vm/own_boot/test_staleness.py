@@ -16,7 +16,7 @@ import pytest
 from buffer_words import PAGE, peek
 from kernel_words import refused
 
-from linuxsync import Access, DmaBuf, OwnedFd, udmabuf
+from linuxsync import Access, DmaBuf, DrmDevice, OwnedFd, udmabuf
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
 PAIRS = list(product((READ, WRITE, RW), repeat=2))
@@ -238,6 +238,33 @@ def test_readers_in_other_threads_lose_no_writers_byte(access, buf, other):
             thread.join(60)
     assert lost == []
     assert fetched(buf, SIZE)[::PAGE] == bytes([turn % 250 + 1]) * 4
+
+
+def test_a_writer_writes_on_while_a_reader_joins(heap, keep):
+    """Whoever has read before it writes is left alone: no START of others comes in between, long as it might take."""
+    buf = keep(heap.alloc((1 << 20) - PAGE))
+    for _ in range(8):  # for each of which a START would copy all of it
+        keep(keep(DrmDevice.open(driver="vgem")).import_dma_buf(buf))
+    lost = 0
+    for _ in range(20):
+        go, joined = threading.Event(), threading.Event()
+
+        def join(go=go, joined=joined):
+            go.wait()
+            with buf.cpu_access(READ):
+                joined.set()
+
+        thread = threading.Thread(target=join)
+        thread.start()
+        with buf.cpu_access(RW) as view:
+            go.set()
+            turn = 0
+            while not joined.is_set():
+                turn = (turn + 1) % 256
+                view[-1] = turn
+                lost += view[-1] != turn
+        thread.join(60)
+    assert lost == 0
 
 
 def test_writers_in_many_threads_lose_nothing(buf, other):
