@@ -143,7 +143,13 @@ def exec_(options: Options, command: tuple[str, ...]) -> int:
 @click.pass_obj
 def demo(options: Options, arguments: tuple[str, ...]) -> int:
     """Show real fences."""
-    return runner.run(["python", "-m", "linuxsync.demo", *arguments], options.settings(), stdin=None)
+    if arguments[:1] == ("pipeline",):
+        command = ["python", str(CHECKOUT / "examples" / "pipeline.py"), *arguments[1:]]
+    elif arguments:
+        raise click.UsageError(f"demo takes nothing, or 'pipeline' and its options, not {arguments[0]!r}")
+    else:
+        command = ["python", "-m", "linuxsync.demo"]
+    return runner.run(command, options.settings(), stdin=None)
 
 
 @main.command(context_settings=PASS_ON)

@@ -38,6 +38,7 @@ missing (apt packages, after asking; .venv; a kernel, built once in 4 to 7 minut
 
 Commands:
   demo              a short story told by real fences
+  demo pipeline     120 frames from one process's buffers on another's screen; ARGS as in demo pipeline --help
   test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both
   shell             a root shell in the guest
   bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
@@ -389,7 +390,8 @@ def main(arguments: Sequence[str]) -> int:
     """Set up what is missing, then become ``python -m linuxsync.vm``."""
     options, command = split(arguments)
     wants_help = {"-h", "--help"}
-    if wants_help & set(options) or (command[:1] in (["shell"], ["kernel"]) and wants_help & set(command)):
+    ours = command[:1] in (["shell"], ["kernel"]) or (command[:1] == ["demo"] and command[1:2] != ["pipeline"])
+    if wants_help & set(options) or (ours and wants_help & set(command)):
         print(USAGE, end="")
         return 0
     if not command:

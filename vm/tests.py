@@ -24,8 +24,8 @@ def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings],
     if guest is not None:
         runner.note("tests in the guest")
         chosen = settings()
-        env = {**chosen.env, "LINUXSYNC_REQUIRE_VM": "1"}
         # The checkout is read-only there.
+        env = {**chosen.env, "LINUXSYNC_REQUIRE_VM": "1", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
         command = ["python", "-m", "pytest", "-p", "no:cacheprovider", *guest]
         statuses.append(runner.run(command, replace(chosen, cwd=checkout, env=env), stdin=None))
     return worst(statuses)
