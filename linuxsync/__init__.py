@@ -1,7 +1,9 @@
 """Hold, merge, wait for, inspect and provoke the Linux kernel's fences.
 
 `SyncFile` is a sync_file descriptor with one or more fences; `Timeline` is a sw_sync timeline that makes and signals
-them. The kernel does all of it: every method is one ioctl(2) or poll(2) on a real descriptor.
+them. `DmaBuf` is a buffer, whose implicit fences come and go as SyncFiles; `DmaHeap`, `udmabuf` and `DrmDevice` make
+them. `VgemDevice`, `Syncobj` and `kms.commit` are where else fences come from and go to. The kernel does all of it:
+every method is an ioctl(2) or poll(2) on a real descriptor.
 """
 
 from . import drm, kms, sw_sync, udmabuf, vgem

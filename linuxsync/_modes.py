@@ -85,7 +85,16 @@ def _known(device: DrmDevice) -> dict[tuple[int, int], dict[str, int]]:
     """What is known of the properties of a device, which has been told that we speak atomic."""
     if device not in _properties:
         data = _uapi.DrmCap(capability=_uapi.DRM_CLIENT_CAP_ATOMIC, value=1)
-        device._ioctl(_uapi.DRM_IOCTL_SET_CLIENT_CAP, data, "DRM_IOCTL_SET_CLIENT_CAP of DRM_CLIENT_CAP_ATOMIC")
+        try:
+            device._ioctl(_uapi.DRM_IOCTL_SET_CLIENT_CAP, data, "DRM_IOCTL_SET_CLIENT_CAP of DRM_CLIENT_CAP_ATOMIC")
+        except OSError as error:
+            why = {
+                errno.EOPNOTSUPP: "its driver has no atomic modesetting; vkms has, without a screen: modprobe vkms",
+                errno.EACCES: "a render node has no modesetting, open the primary node",
+            }.get(error.errno or 0)
+            if why is None:
+                raise
+            raise OSError(error.errno, f"{error.strerror}: {why}") from None
         _properties[device] = {}
     return _properties[device]
 

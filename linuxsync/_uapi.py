@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from ctypes import (
     Structure,
     c_char,
     c_int,
-    c_int32,
     c_size_t,
     c_uint16,
     c_uint32,
@@ -18,9 +16,9 @@ from operator import index
 
 from ioctl_opt import IOW, IOWR  # type: ignore[import-untyped]
 
-from ._native.raw import ioctl
+from ._native.raw import ask, ioctl
 
-__all__ = ["ioctl"]
+__all__ = ["ask", "ioctl"]
 
 
 # --- DRM: include/uapi/drm/drm.h and drm_mode.h, as of Linux 6.12 -----------------------------------------------------
@@ -42,36 +40,10 @@ class DrmVersion(Structure):
     )
 
 
-class DrmGemClose(Structure):
-    """``struct drm_gem_close``."""
-
-    _fields_ = (("handle", c_uint32), ("pad", c_uint32))
-
-
 class DrmCap(Structure):
     """``struct drm_get_cap`` and ``struct drm_set_client_cap``."""
 
     _fields_ = (("capability", c_uint64), ("value", c_uint64))
-
-
-class DrmPrimeHandle(Structure):
-    """``struct drm_prime_handle``."""
-
-    _fields_ = (("handle", c_uint32), ("flags", c_uint32), ("fd", c_int32))
-
-
-class DrmModeCreateDumb(Structure):
-    """``struct drm_mode_create_dumb``; the last three are the kernel's answer."""
-
-    _fields_ = (
-        ("height", c_uint32),
-        ("width", c_uint32),
-        ("bpp", c_uint32),
-        ("flags", c_uint32),
-        ("handle", c_uint32),
-        ("pitch", c_uint32),
-        ("size", c_uint64),
-    )
 
 
 class DrmModeMapDumb(Structure):
@@ -190,22 +162,6 @@ class DrmModeGetPlane(Structure):
     )
 
 
-class DrmModeFbCmd2(Structure):
-    """``struct drm_mode_fb_cmd2``."""
-
-    _fields_ = (
-        ("fb_id", c_uint32),
-        ("width", c_uint32),
-        ("height", c_uint32),
-        ("pixel_format", c_uint32),
-        ("flags", c_uint32),
-        ("handles", c_uint32 * 4),
-        ("pitches", c_uint32 * 4),
-        ("offsets", c_uint32 * 4),
-        ("modifier", c_uint64 * 4),
-    )
-
-
 class DrmModeObjGetProperties(Structure):
     """``struct drm_mode_obj_get_properties``."""
 
@@ -246,8 +202,6 @@ def as_u32(value: int, what: str) -> int:
     return value
 
 
-DRM_CLOEXEC = os.O_CLOEXEC
-DRM_RDWR = os.O_RDWR
 DRM_CLIENT_CAP_UNIVERSAL_PLANES = 2
 DRM_CLIENT_CAP_ATOMIC = 3
 DRM_MODE_CONNECTED = 1
@@ -259,21 +213,15 @@ DRM_MODE_ATOMIC_NONBLOCK = 0x0200
 DRM_MODE_ATOMIC_ALLOW_MODESET = 0x0400
 
 DRM_IOCTL_VERSION = IOWR(ord("d"), 0x00, DrmVersion)
-DRM_IOCTL_GEM_CLOSE = IOW(ord("d"), 0x09, DrmGemClose)
 DRM_IOCTL_GET_CAP = IOWR(ord("d"), 0x0C, DrmCap)
 DRM_IOCTL_SET_CLIENT_CAP = IOW(ord("d"), 0x0D, DrmCap)
-DRM_IOCTL_PRIME_HANDLE_TO_FD = IOWR(ord("d"), 0x2D, DrmPrimeHandle)
-DRM_IOCTL_PRIME_FD_TO_HANDLE = IOWR(ord("d"), 0x2E, DrmPrimeHandle)
 DRM_IOCTL_MODE_GETRESOURCES = IOWR(ord("d"), 0xA0, DrmModeCardRes)
 DRM_IOCTL_MODE_GETENCODER = IOWR(ord("d"), 0xA6, DrmModeGetEncoder)
 DRM_IOCTL_MODE_GETCONNECTOR = IOWR(ord("d"), 0xA7, DrmModeGetConnector)
 DRM_IOCTL_MODE_GETPROPERTY = IOWR(ord("d"), 0xAA, DrmModeGetProperty)
-DRM_IOCTL_MODE_RMFB = IOWR(ord("d"), 0xAF, c_uint32)
-DRM_IOCTL_MODE_CREATE_DUMB = IOWR(ord("d"), 0xB2, DrmModeCreateDumb)
 DRM_IOCTL_MODE_MAP_DUMB = IOWR(ord("d"), 0xB3, DrmModeMapDumb)
 DRM_IOCTL_MODE_GETPLANERESOURCES = IOWR(ord("d"), 0xB5, DrmModeGetPlaneRes)
 DRM_IOCTL_MODE_GETPLANE = IOWR(ord("d"), 0xB6, DrmModeGetPlane)
-DRM_IOCTL_MODE_ADDFB2 = IOWR(ord("d"), 0xB8, DrmModeFbCmd2)
 DRM_IOCTL_MODE_OBJ_GETPROPERTIES = IOWR(ord("d"), 0xB9, DrmModeObjGetProperties)
 DRM_IOCTL_MODE_ATOMIC = IOWR(ord("d"), 0xBC, DrmModeAtomic)
 DRM_IOCTL_MODE_CREATEPROPBLOB = IOWR(ord("d"), 0xBD, DrmModeCreateBlob)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,10 @@ def _context() -> Any:
 
 def minors() -> list[dict[str, Any]]:
     """Return one dict for each DRM device, in the order of their numbers: ``card`` and ``renderD`` to pyudev.Device."""
+    # libudev leaves out what it has no descriptors to read, and does not say so; this does.
+    with ExitStack() as spare:
+        for _ in range(4):
+            spare.enter_context(OwnedFd._taking(os.open, "/dev/null", os.O_RDONLY | os.O_CLOEXEC))
     found: dict[str, dict[str, Any]] = {}
     for device in _context().list_devices(subsystem="drm", DEVTYPE="drm_minor"):
         kind = device.sys_name.rstrip("0123456789")
@@ -77,7 +82,7 @@ class Watch(Iterator[DrmEvent]):
         self._monitor.start()
         self._socket = OwnedFd.from_fd(self._monitor)  # what _wait can wait for; the monitor closes its own
         try:
-            self._stopped = OwnedFd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            self._stopped = OwnedFd._taking(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
             self._socket.close()
             raise

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ._fd import OwnedFd
 from ._native.wait import seconds_of, wait_all, wait_any
 
-__all__ = ["as_readable", "readable", "wait_all", "wait_any"]
+__all__ = ["as_readable", "readable", "seconds_of", "wait_all", "wait_any"]
 
 Owner = TypeVar("Owner", bound=OwnedFd)
 
@@ -21,13 +21,17 @@ def _set_done(done: asyncio.Future[None]) -> None:
         done.set_result(None)
 
 
-def _time_out(done: asyncio.Future[None], owner: OwnedFd, timeout: float) -> None:
+def _time_out(done: asyncio.Future[None], missed: str) -> None:
     if not done.done():
-        done.set_exception(TimeoutError(errno.ETIME, f"{owner!r} had not signaled after {timeout} s"))
+        done.set_exception(TimeoutError(errno.ETIME, missed))
 
 
-async def readable(owner: OwnedFd, timeout: float | None) -> None:
-    """Return once ``owner`` is readable; TimeoutError(ETIME) after ``timeout`` seconds, None for never."""
+async def readable(owner: OwnedFd, timeout: float | None, what: str = "signaled") -> None:
+    """Return once ``owner`` is readable; TimeoutError(ETIME) after ``timeout`` seconds, None for never.
+
+    Args:
+        what: that this means, for the message.
+    """
     seconds = seconds_of(timeout)
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -38,7 +42,7 @@ async def readable(owner: OwnedFd, timeout: float | None) -> None:
         try:
             # First, because a reader that is left behind spoils the loop for whatever gets the number next.
             if seconds != math.inf:
-                timer = loop.call_later(seconds, _time_out, done, owner, seconds)
+                timer = loop.call_later(seconds, _time_out, done, f"{owner!r} had not {what} after {seconds} s")
             loop.add_reader(own.fileno(), _set_done, done)
             await done
         finally:

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import stat
+from ctypes import c_int32
 from operator import index
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class DmaHeap(OwnedFd):
             raise ValueError(f"not a heap's name: {name!r}")
         path = _HEAPS / name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._take(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             there = ", ".join(self.names())
             why = (
@@ -60,9 +61,6 @@ class DmaHeap(OwnedFd):
                 else "the kernel needs CONFIG_DMABUF_HEAPS and CONFIG_DMABUF_HEAPS_SYSTEM"
             )
             raise FileNotFoundError(errno.ENOENT, f"no such dma-heap; {why}", str(path)) from error
-        with OwnedFd(fd) as opened:
-            super().__init__(fd)
-            opened.detach()
 
     @staticmethod
     def names() -> list[str]:
@@ -108,7 +106,7 @@ class DmaHeap(OwnedFd):
         length = index(size)
         if not 0 < length < 1 << 64:
             raise ValueError(f"size must be between 1 and 2**64 - 1 bytes, not {length}")
-        if access not in _MODES:
+        if not isinstance(access, int) or access not in _MODES:
             raise ValueError(f"access must be Access.READ, WRITE or RW, not {access!r}")
         fd = self.fileno()
         pages = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -117,5 +115,6 @@ class DmaHeap(OwnedFd):
                 f"a buffer of {pages} bytes of dma-heap {self.name!r}, but only {available} are available"
             )
         data = _uapi.DmaHeapAllocationData(len=length, fd_flags=os.O_CLOEXEC | _MODES[access])
-        _uapi.ioctl(fd, _uapi.DMA_HEAP_IOCTL_ALLOC, data, "DMA_HEAP_IOCTL_ALLOC")
-        return DmaBuf(data.fd)
+        made = c_int32.from_buffer(data, _uapi.DmaHeapAllocationData.fd.offset)
+        name = f"DMA_HEAP_IOCTL_ALLOC of {pages} bytes"
+        return DmaBuf._taking(_uapi.ask, fd, _uapi.DMA_HEAP_IOCTL_ALLOC, data, name, made)

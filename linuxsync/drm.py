@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from ctypes import addressof, create_string_buffer
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _uapi
-from ._fd import OwnedFd
-from ._gem import GemBuffer, Handles
+from ._gem import GemBuffer
+from ._native import drm as _native
 from ._udev import DrmEvent, Watch, minors, watch
 from .dma_buf import DmaBuf
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Cap", "DrmDevice", "DrmEvent", "DrmNode", "DrmVersion", "GemBuffer", "Watch", "devices", "watch"]
 
 Device = TypeVar("Device", bound="DrmDevice")
+
+DRM_MAJOR = 226  # include/drm/drm_file.h, Documentation/admin-guide/devices.txt
 
 # What a driver's absence can be cured with; the devices that need no hardware.
 CURES = {
@@ -97,6 +100,9 @@ def devices() -> list[DrmNode]:
 
     Each is opened for a moment to ask for its driver: by the render node if there is one, because whoever opens a
     primary node that nobody else has open is its master for as long.
+
+    Raises:
+        OSError: EMFILE; ENFILE; ENOMEM.
     """
     return [_describe(nodes.get("card"), nodes.get("renderD")) for nodes in minors()]
 
@@ -110,7 +116,9 @@ def _describe(primary: Any, render: Any) -> DrmNode:
             with DrmDevice.open(path=node.device_node) as device:
                 driver = device.driver
             break
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENXIO, errno.ENODEV):
+                raise
             continue  # not for this user, or unplugged since
     first = render if primary is None else primary
     return DrmNode(
@@ -142,7 +150,7 @@ def _find(driver: str | None, render: bool) -> str:
     raise FileNotFoundError(errno.ENOENT, f"{lack} (devices: {seen or 'none'})")
 
 
-class DrmDevice(OwnedFd):
+class DrmDevice(_native.DrmDevice):
     """One open file of a DRM device; GEM handles, syncobj handles and KMS objects mean something to it alone.
 
     Args:
@@ -152,12 +160,15 @@ class DrmDevice(OwnedFd):
         TypeError, ValueError: ``fd`` is no descriptor number.
         OSError: EBADF, not open; ENOTTY, not a DRM device.
 
-    Threads: every method may be called from many threads at once as long as none closes the object. A forked child
-    shares the open file and with it all handles: let it open the device again.
+    What it gave out, buffers, framebuffers, syncobjs, it takes back when it is closed, or when the last ``dup()`` of it
+    is. Closing a screen's device waits for the flip under way, and so for its in-fence.
+
+    Threads: every method may be called from many threads at once as long as none closes the object. Fork: a child
+    shares the open file. It may use what it inherits, and only the process that made a thing gives it back; for buffers
+    of its own (ValueError) it opens the device again.
     """
 
-    __slots__ = ("_handles",)
-    _handles: Handles
+    __slots__ = ()
 
     @classmethod
     def open(
@@ -179,24 +190,18 @@ class DrmDevice(OwnedFd):
         Mirrors open(2) (``drm_open``). The first to open a primary node is its master until it closes it.
         """
         where = _find(driver, render) if path is None else os.fspath(path)
-        with OwnedFd(os.open(where, os.O_RDWR | os.O_CLOEXEC)) as opened:
-            device = cls.from_fd(opened)
+        device = cls._taking(os.open, where, os.O_RDWR | os.O_CLOEXEC)
         if driver is not None and device.driver != driver:
             with device:
                 raise ValueError(f"{where} is a device of {device.driver!r}, not of {driver!r}")
         return device
 
     def _check(self) -> None:
-        self._ioctl(_uapi.DRM_IOCTL_VERSION, _uapi.DrmVersion(), "DRM_IOCTL_VERSION")
-        self._handles = Handles()
-        self._handles.files.add(self)
-
-    def dup(self: Device) -> Device:
-        """Return a second object on the same open file, with the same handles; see OwnedFd.dup."""
-        made = super().dup()
-        made._handles = self._handles
-        made._handles.files.add(made)
-        return made
+        # Not by an ioctl: DRM_IOCTL_VERSION is, but for its letter, which they do not look at, the dma-heaps' request
+        # to allocate. The major number is nobody else's.
+        status = os.fstat(self.fileno())
+        if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != DRM_MAJOR:
+            raise OSError(errno.ENOTTY, f"{os.strerror(errno.ENOTTY)}: fd {self.fileno()} is not a DRM device")
 
     def _ioctl(self, request: int, data: Any, name: str) -> int:
         """One cold-path ioctl of this device; OSError names it."""
@@ -253,22 +258,14 @@ class DrmDevice(OwnedFd):
             width, height: pixels, 0 < n < 2**32 (``__u32``).
             bpp: bits per pixel, the same; 32 for XRGB8888.
         Raises:
-            ValueError: an argument is 0, negative or no u32; closed.
+            ValueError: an argument is 0, negative or no u32; closed; in a forked child.
+            TypeError: an argument is no int.
             OSError: EINVAL, the size overflows, or the driver makes none of that ``bpp`` (virtio-gpu: 32 alone);
                 EACCES, a render node; ENOSYS, the driver has no dumb buffers; ENOMEM.
 
         Mirrors DRM_IOCTL_MODE_CREATE_DUMB (``drm_mode_create_dumb``). The memory is zero and taken when it is touched.
         """
-        for what, number in (("width", width), ("height", height), ("bpp", bpp)):
-            if not _uapi.as_u32(number, f"{what} of a dumb buffer"):
-                raise ValueError(f"{what} of a dumb buffer must be at least 1, not 0")
-        data = _uapi.DrmModeCreateDumb(width=width, height=height, bpp=bpp)
-
-        def ask() -> int:
-            self._ioctl(_uapi.DRM_IOCTL_MODE_CREATE_DUMB, data, f"DRM_IOCTL_MODE_CREATE_DUMB {width}x{height}x{bpp}")
-            return int(data.handle)
-
-        return GemBuffer(self, self._handles, self._handles.take(ask), data.size, data.pitch)
+        return GemBuffer.create_dumb(self, width, height, bpp)
 
     def import_dma_buf(self, dmabuf: DmaBuf) -> GemBuffer:
         """Return a GemBuffer of a dma-buf's memory; the DmaBuf stays open and the caller's.
@@ -277,7 +274,7 @@ class DrmDevice(OwnedFd):
         for itself, and the handle goes with the last.
 
         Raises:
-            ValueError: closed.
+            ValueError: closed; in a forked child.
             TypeError: ``dmabuf`` is no DmaBuf.
             OSError: ENODEV, the driver takes no buffers of other devices (virtio-gpu without blobs); EIO or ENOMEM, it
                 can't be mapped for the device.
@@ -286,16 +283,7 @@ class DrmDevice(OwnedFd):
         """
         if not isinstance(dmabuf, DmaBuf):
             raise TypeError(f"import_dma_buf takes a DmaBuf, not a {type(dmabuf).__name__}")
-        data = _uapi.DrmPrimeHandle(fd=dmabuf.fileno())
-        size = dmabuf.size
-
-        def ask() -> int:
-            self._ioctl(
-                _uapi.DRM_IOCTL_PRIME_FD_TO_HANDLE, data, f"DRM_IOCTL_PRIME_FD_TO_HANDLE of dma-buf fd {data.fd}"
-            )
-            return int(data.handle)
-
-        return GemBuffer(self, self._handles, self._handles.take(ask), size, None)
+        return GemBuffer.import_dma_buf(self, dmabuf, dmabuf.size)
 
     def create_syncobj(self, signaled: bool = False) -> Syncobj:
         """Return a new Syncobj of this device; see there.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from collections.abc import Mapping
 from ctypes import addressof, c_int32, c_uint32, c_uint64, create_string_buffer
-from types import TracebackType
 from typing import Literal, overload
 
 from . import _uapi
-from ._fd import OwnedFd
 from ._modes import CONNECTOR, CRTC, PLANE, Mode, Pipeline, find_pipeline, property_id
+from ._native import kms as _native
 from .drm import DrmDevice, GemBuffer
 from .sync_file import SyncFile
 
@@ -19,56 +18,35 @@ __all__ = ["Framebuffer", "Mode", "Pipeline", "add_framebuffer", "commit", "disa
 XRGB8888 = int.from_bytes(b"XR24", "little")  # DRM_FORMAT_XRGB8888: bytes B, G, R and one unused
 
 
-class Framebuffer:
+class Framebuffer(_native.Framebuffer):
     """A GEM buffer that planes can show; ``add_framebuffer`` makes it.
 
     Closing it removes it from the device, which turns off a plane that shows it. The GemBuffer may be closed first: the
-    kernel holds the memory. After the device's close, which removes it too, it does nothing.
+    kernel holds the memory. After the device's close, which removes it too, it does nothing. One that is forgotten is
+    removed, and warns (ResourceWarning).
 
     Attributes:
-        id: KMS object id (int > 0, ``__u32``).
+        id: KMS object id (int > 0, ``__u32``), 0 once it is closed.
         gem: the GemBuffer.
         width, height: pixels.
 
-    Threads: may be used from many as long as none closes it.
+    Threads: may be used from many as long as none closes it. A forked child may use it, and leaves it to the parent.
     """
 
-    __slots__ = ("_pid", "gem", "height", "id", "width")
-
-    def __init__(self, gem: GemBuffer, id: int, width: int, height: int) -> None:
-        self._pid = os.getpid()
-        self.gem = gem
-        self.id = id
-        self.width = width
-        self.height = height
-
-    def close(self) -> None:
-        """Remove it from the device; a second call does nothing.
-
-        Raises:
-            OSError: ENOENT, somebody else removed it.
-
-        Mirrors DRM_IOCTL_MODE_RMFB (``drm_mode_rmfb``). Waits for the flip that takes it off its plane.
-        """
-        number, self.id = self.id, 0
-        device = self.gem.device
-        if number and not device.closed and self._pid == os.getpid():  # after a fork it is the parent's
-            device._ioctl(_uapi.DRM_IOCTL_MODE_RMFB, c_uint32(number), f"DRM_IOCTL_MODE_RMFB of {number}")
-
-    def __enter__(self) -> Framebuffer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Framebuffer {self.id} of {self.gem!r}>" if self.id else "<closed Framebuffer>"
+    __slots__ = ()
 
 
-def _atomic(device: DrmDevice, flags: int, what: str, *objects: tuple[int, int, Mapping[str, int]]) -> None:
-    """DRM_IOCTL_MODE_ATOMIC; each of ``objects`` is its type, its id and what is to become of its properties."""
+def _atomic(
+    device: DrmDevice,
+    flags: int,
+    what: str,
+    *objects: tuple[int, int, Mapping[str, int]],
+    out_fence: c_int32 | None = None,
+) -> SyncFile | None:
+    """DRM_IOCTL_MODE_ATOMIC; each of ``objects`` is its type, its id and what is to become of its properties.
+
+    Returns the fence whose descriptor the kernel has written to ``out_fence``, if that is given.
+    """
     wanted = [
         (property_id(device, kind, number, name), value)
         for kind, number, changes in objects
@@ -86,7 +64,20 @@ def _atomic(device: DrmDevice, flags: int, what: str, *objects: tuple[int, int, 
         props_ptr=addressof(properties),
         prop_values_ptr=addressof(values),
     )
-    device._ioctl(_uapi.DRM_IOCTL_MODE_ATOMIC, data, f"DRM_IOCTL_MODE_ATOMIC of {what}")
+    request = device.fileno(), _uapi.DRM_IOCTL_MODE_ATOMIC, data, f"DRM_IOCTL_MODE_ATOMIC of {what}"
+    try:
+        if out_fence is not None:
+            return SyncFile._taking(_uapi.ask, *request, out_fence)
+        _uapi.ioctl(*request)
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            why = f"{device!r} is not master of its screen, another open file is; or it is a render node"
+        elif error.errno == errno.EINVAL and not flags & _uapi.DRM_MODE_ATOMIC_ALLOW_MODESET:
+            why = "if the CRTC is off, modeset() turns it on"
+        else:
+            raise
+        raise OSError(error.errno, f"{error.strerror}: {why}") from None
+    return None
 
 
 def add_framebuffer(
@@ -100,27 +91,19 @@ def add_framebuffer(
         offset: bytes to the first line (``__u32``).
         format: a fourcc of include/uapi/drm/drm_fourcc.h.
     Raises:
-        ValueError: closed; no pitch; a number that is no u32.
+        ValueError: closed; no pitch; a number that is 0 (but ``offset``) or no u32.
+        TypeError: ``gem`` is no GemBuffer.
         OSError: EINVAL, the device can't show that, or the buffer is too small; ENOENT, somebody else closed the
             handle; EOPNOTSUPP, a driver without modesetting (vgem); EACCES, a render node; ENOMEM.
 
     Mirrors DRM_IOCTL_MODE_ADDFB2 (``drm_mode_addfb2``).
     """
+    if not isinstance(gem, GemBuffer):
+        raise TypeError(f"add_framebuffer takes a GemBuffer, not a {type(gem).__name__}")
     pitch = gem.pitch if pitch is None else pitch
     if pitch is None:
         raise ValueError(f"{gem!r} was imported: whoever made it knows its pitch")
-    gem._fileno()
-    data = _uapi.DrmModeFbCmd2(
-        width=_uapi.as_u32(width, "width"),
-        height=_uapi.as_u32(height, "height"),
-        pixel_format=_uapi.as_u32(format, "format"),
-    )
-    data.handles[0] = gem.handle
-    data.pitches[0] = _uapi.as_u32(pitch, "pitch")
-    data.offsets[0] = _uapi.as_u32(offset, "offset")
-    what = f"DRM_IOCTL_MODE_ADDFB2 of handle {gem.handle}, {width}x{height}, pitch {pitch}"
-    gem.device._ioctl(_uapi.DRM_IOCTL_MODE_ADDFB2, data, what)
-    return Framebuffer(gem, data.fb_id, width, height)
+    return Framebuffer(gem, width, height, pitch, offset, format)
 
 
 def modeset(device: DrmDevice, pipeline: Pipeline, fb: Framebuffer, mode: Mode | None = None) -> None:
@@ -129,17 +112,18 @@ def modeset(device: DrmDevice, pipeline: Pipeline, fb: Framebuffer, mode: Mode |
     Args:
         mode: one of ``pipeline.modes``, None for the first; ``fb`` must be at least as large.
     Raises:
-        ValueError: closed, or ``fb`` is.
+        ValueError: closed, or ``fb`` is; ``fb`` is of another device.
+        TypeError: ``fb`` is no Framebuffer.
         OSError: EACCES, the device has another master; ENOSPC, ``fb`` is smaller than the mode; EINVAL; EBUSY; ENOMEM.
 
     Mirrors DRM_IOCTL_MODE_ATOMIC with ALLOW_MODESET (``drm_mode_atomic_ioctl``).
     """
     mode = pipeline.modes[0] if mode is None else mode
-    number = _id(fb)
+    number = _id(device, fb)
     info = create_string_buffer(mode.modeinfo, len(mode.modeinfo))
     blob = _uapi.DrmModeCreateBlob(data=addressof(info), length=len(mode.modeinfo))
-    device._ioctl(_uapi.DRM_IOCTL_MODE_CREATEPROPBLOB, blob, "DRM_IOCTL_MODE_CREATEPROPBLOB of a mode")
     try:
+        device._ioctl(_uapi.DRM_IOCTL_MODE_CREATEPROPBLOB, blob, "DRM_IOCTL_MODE_CREATEPROPBLOB of a mode")
         whole = {"SRC_X": 0, "SRC_Y": 0, "SRC_W": mode.width << 16, "SRC_H": mode.height << 16}  # 16.16 fixed point
         place = {"CRTC_X": 0, "CRTC_Y": 0, "CRTC_W": mode.width, "CRTC_H": mode.height}
         _atomic(
@@ -151,8 +135,9 @@ def modeset(device: DrmDevice, pipeline: Pipeline, fb: Framebuffer, mode: Mode |
             (PLANE, pipeline.plane, {"FB_ID": number, "CRTC_ID": pipeline.crtc, **whole, **place}),
         )
     finally:
-        gone = c_uint32(blob.blob_id)  # the mode that is set keeps a reference
-        device._ioctl(_uapi.DRM_IOCTL_MODE_DESTROYPROPBLOB, gone, f"DRM_IOCTL_MODE_DESTROYPROPBLOB of {gone.value}")
+        if blob.blob_id:  # the mode that is set keeps a reference
+            gone = c_uint32(blob.blob_id)
+            device._ioctl(_uapi.DRM_IOCTL_MODE_DESTROYPROPBLOB, gone, f"DRM_IOCTL_MODE_DESTROYPROPBLOB of {gone.value}")
 
 
 def disable(device: DrmDevice, pipeline: Pipeline) -> None:
@@ -174,10 +159,14 @@ def disable(device: DrmDevice, pipeline: Pipeline) -> None:
     )
 
 
-def _id(fb: Framebuffer | int | None) -> int:
-    if isinstance(fb, Framebuffer) and not fb.id:
+def _id(device: DrmDevice, fb: Framebuffer) -> int:
+    if not isinstance(fb, Framebuffer):
+        raise TypeError(f"expected a Framebuffer, not a {type(fb).__name__}")
+    if not fb.id:
         raise ValueError("operation on closed Framebuffer")
-    return fb.id if isinstance(fb, Framebuffer) else _uapi.as_u32(0 if fb is None else fb, "fb")
+    if not device._same_file(fb.gem.device):
+        raise ValueError(f"{fb!r} is of another device than {device!r}")
+    return fb.id
 
 
 @overload
@@ -229,37 +218,34 @@ def commit(
         the out-fence, which signals at the vblank from which on ``fb`` is shown and what was there before may be reused
         (its timestamp is the vblank's); None if ``test_only``.
     Raises:
-        ValueError: closed, or ``fb`` or ``in_fence`` is; an id that is no u32.
-        TypeError: ``in_fence`` is no SyncFile.
+        ValueError: closed, or ``fb`` or ``in_fence`` is; ``fb`` is of another device; an id that is no u32; an
+            ``in_fence`` without an ``fb``.
+        TypeError: ``in_fence`` is no SyncFile; ``fb`` is neither a Framebuffer nor an int.
         OSError: EBUSY, ``nonblock`` and the flip before is still waiting; EACCES, the device has another master, or a
-            render node; EINVAL, the CRTC is off, or a bad ``fb``; ENOENT, no such object; EOPNOTSUPP, a driver without
-            atomic modesetting (vgem); EMFILE; ENOMEM. No descriptor is left open.
+            render node; EINVAL, the CRTC is off (``modeset`` turns it on), or a bad ``fb``; ENOENT, no such object;
+            EOPNOTSUPP, a driver without atomic modesetting (vgem); EMFILE; ENOMEM. No descriptor is left open.
 
     Mirrors DRM_IOCTL_MODE_ATOMIC with IN_FENCE_FD and OUT_FENCE_PTR (``drm_mode_atomic_ioctl``). Threads: releases the
     GIL; a commit that blocks is interrupted by signals, whose handlers run, and then tried again.
     """
-    number = _id(fb)
+    number = _uapi.as_u32(fb or 0, "fb") if fb is None or isinstance(fb, int) else _id(device, fb)
     crtc, plane = _uapi.as_u32(crtc, "crtc"), _uapi.as_u32(plane, "plane")
     change = {"FB_ID": number, "CRTC_ID": crtc if number else 0}
     if in_fence is not None:
         if not isinstance(in_fence, SyncFile):
             raise TypeError(f"in_fence must be a SyncFile, not a {type(in_fence).__name__}")
+        if number == 0:
+            # The kernel would wait for it, and warn of a driver's bug (drm_atomic_helper_wait_for_fences).
+            raise ValueError("an in_fence needs an fb whose flip is to wait for it")
         change["IN_FENCE_FD"] = in_fence.fileno()
     flags = _uapi.DRM_MODE_ATOMIC_NONBLOCK if nonblock else 0
     flags |= _uapi.DRM_MODE_ATOMIC_TEST_ONLY if test_only else 0
     out = c_int32(-1)
-    fence = None
-    try:
-        _atomic(
-            device,
-            flags,
-            f"fb {number} to plane {plane}, CRTC {crtc}",
-            (PLANE, plane, change),
-            (CRTC, crtc, {"OUT_FENCE_PTR": addressof(out)}),
-        )
-        if not test_only:
-            fence = SyncFile(out.value)
-    finally:
-        if fence is None and out.value >= 0:  # a signal handler raised in between
-            OwnedFd(out.value).close()
-    return fence
+    return _atomic(
+        device,
+        flags,
+        f"fb {number} to plane {plane}, CRTC {crtc}",
+        (PLANE, plane, change),
+        (CRTC, crtc, {"OUT_FENCE_PTR": addressof(out)}),
+        out_fence=None if test_only else out,
+    )

@@ -42,9 +42,10 @@ class Syncobj(_native.Syncobj):
         handle: of a syncobj of that device (int > 0, ``__u32``), which the object owns from here on. For a new one
             there is ``create``, for one that came as a descriptor ``from_fd``.
     Raises:
-        ValueError: ``handle`` is 0 or no u32; the device is closed.
+        ValueError: ``handle`` is no u32; the device is closed.
+        TypeError: ``device`` is no DrmDevice.
         OSError: ENOENT, the device has no such syncobj; EOPNOTSUPP, its driver has none at all: of the drivers without
-            hardware virtio_gpu has them (Linux 6.6), vgem and vkms do not; ENOTTY, it is no DRM device.
+            hardware virtio_gpu has them (Linux 6.6), vgem and vkms do not.
 
     Use it with ``with``; one that is forgotten destroys its handle and warns (ResourceWarning).
 
@@ -160,9 +161,10 @@ class Syncobj(_native.Syncobj):
         memory. Closing the syncobj leaves it waiting for a point that was not submitted yet. Threads: belongs to the
         event loop that it is awaited in.
         """
+        _wait.seconds_of(timeout)  # before the kernel has taken note of anything
         if not (wait_for_submit or wait_available):
             self._check_fence(point or 0)
-        with _Event(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) as event:
+        with _Event._taking(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) as event:
             event.what = repr(self) if point is None else f"point {point} of {self!r}"
             self._eventfd(point, event, wait_available)
-            await _wait.readable(event, timeout)
+            await _wait.readable(event, timeout, "been submitted" if wait_available else "signaled")

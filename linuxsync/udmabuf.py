@@ -26,7 +26,7 @@ class _HasFileno(Protocol):
 
 def _open() -> OwnedFd:
     try:
-        return OwnedFd(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        return OwnedFd._taking(os.open, _DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError as error:
         text = "no udmabuf: the kernel needs CONFIG_UDMABUF, or the module: modprobe udmabuf"
         raise FileNotFoundError(errno.ENOENT, text, _DEVICE) from error
@@ -83,7 +83,9 @@ def from_memfd(memfd: SupportsIndex | _HasFileno, offset: int, size: int) -> Dma
         _refuse_seals(fd)
         data = _uapi.UdmabufCreate(memfd=fd, flags=_uapi.UDMABUF_FLAGS_CLOEXEC, offset=start, size=length)
         try:
-            return DmaBuf(_uapi.ioctl(device.fileno(), _uapi.UDMABUF_CREATE, data, f"UDMABUF_CREATE of memfd {fd}"))
+            return DmaBuf._taking(
+                _uapi.ioctl, device.fileno(), _uapi.UDMABUF_CREATE, data, f"UDMABUF_CREATE of memfd {fd}"
+            )
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -110,7 +112,7 @@ def create(size: int) -> DmaBuf:
     pages = -(-index(size) // mmap.PAGESIZE) * mmap.PAGESIZE
     if not 0 < pages < 1 << 63:
         raise ValueError(f"size must be between 1 and 2**63 - {mmap.PAGESIZE} bytes, not {size}")
-    with OwnedFd(os.memfd_create("udmabuf", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)) as memfd:
+    with OwnedFd._taking(os.memfd_create, "udmabuf", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) as memfd:
         os.ftruncate(memfd.fileno(), pages)
         fcntl.fcntl(memfd.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return from_memfd(memfd, 0, pages)

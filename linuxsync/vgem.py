@@ -50,7 +50,13 @@ class VgemFence:
 
         Mirrors DRM_IOCTL_VGEM_FENCE_SIGNAL (``vgem_fence_signal_ioctl``).
         """
-        if not _native.signal(self.device, self.id):
+        try:
+            in_time = _native.signal(self.device, self.id)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise OSError(errno.ENOENT, f"{error.strerror}: {self!r} was signaled before") from None
+        if not in_time:
             reason = os.strerror(errno.ETIMEDOUT)
             raise FenceExpired(
                 errno.ETIMEDOUT, f"{reason}: the kernel signaled {self!r} itself, 10 s after it was attached"
@@ -110,12 +116,15 @@ class VgemDevice(DrmDevice):
             write: readers and writers of the buffer wait for it; otherwise only writers do.
         Raises:
             ValueError: closed, or the buffer is; a buffer of another device.
+            TypeError: ``gem`` is no GemBuffer.
             OSError: EBUSY, a fence that has not signaled is in the way: any, if this is to be a write fence, and a
                 write fence otherwise; ENOENT, somebody else closed the handle; ENOMEM.
 
         Mirrors DRM_IOCTL_VGEM_FENCE_ATTACH (``vgem_fence_attach_ioctl``).
         """
-        if gem._handles is not self._handles:
+        if not isinstance(gem, GemBuffer):
+            raise TypeError(f"attach_fence takes a GemBuffer, not a {type(gem).__name__}")
+        if not self._same_file(gem.device):
             raise ValueError(f"{gem!r} is a buffer of another device than {self!r}")
         gem._fileno()
         try:

@@ -8,7 +8,7 @@ cdef class Mapping:
     cdef bint usable         # from START to END
     cdef Py_ssize_t views
     cdef bint writable(self) noexcept
-    cdef void cut_off(self) noexcept
+    cdef bint cut_off(self) noexcept
 
 
 cdef class Brackets:
@@ -19,11 +19,11 @@ cdef class Brackets:
     cdef int writers         # open accesses that may write
     cdef int starting        # STARTs in the kernel
     cdef int waiting         # threads in drain()
-    cdef bint fetched        # the writers see what devices had written
     cdef unsigned int owed   # the ENDs that readers left to the writers
     cdef bint stale(self) noexcept
     cdef void part(self) noexcept
     cdef int begin(self, OwnedFd buffer, int fd, unsigned int access) except -1
+    cdef int tell(self) except -1
     cdef int drain(self) except -1
     cdef int end(self, int fd, unsigned int access) noexcept
 

@@ -86,11 +86,16 @@ cdef class Mapping:
     cdef bint writable(self) noexcept:
         return self.protection & PROT_WRITE != 0
 
-    cdef void cut_off(self) noexcept:
-        """Put private zero pages where the buffer was: whoever still has a view neither reaches it nor dies of a fault."""
+    cdef bint cut_off(self) noexcept:
+        """Put private zero pages where the buffer was: whoever still has a view neither reaches it nor dies of a fault.
+
+        False if it was refused (strict overcommit): then the buffer stays.
+        """
+        cdef int flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        cdef void *there
         with nogil:
-            # One call, so that there is no moment without memory. If it is refused (strict overcommit) the buffer stays.
-            mmap(self.address, self.length, self.protection, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            there = mmap(self.address, self.length, self.protection, flags, -1, 0)  # at no moment without memory
+        return there != MAP_FAILED
 
     def __dealloc__(self):
         if self.address is not NULL:
@@ -117,8 +122,8 @@ cdef class Brackets:
     """The CPU accesses that are open on one buffer, so that one START does not undo what another access has written.
 
     Where caches do not keep themselves coherent (and under swiotlb), START|READ throws away what the CPU wrote since
-    the last END|WRITE. So no START is issued while somebody may write, unless what he wrote is published before it, and
-    nobody gets to write while a START is under way. The numbers change under the GIL only.
+    the last END|WRITE. So no START is issued while somebody may write, and nobody gets to write while a START is under
+    way. The numbers change under the GIL only.
     """
     cdef bint stale(self) noexcept:
         """Whether it is the parent's, from before a fork."""
@@ -131,31 +136,29 @@ cdef class Brackets:
             shared.pop(self.inode, None)
 
     cdef int begin(self, OwnedFd buffer, int fd, unsigned int access) except -1:
-        """Open an access: START, or where a writer's START covers it, only the wait for the fences that START implies."""
-        cdef unsigned int flags
-        cdef bint publish, waited = False
+        """Open an access: START, or where a writer's START covers it, only the wait for the fences that START implies.
+
+        Who writes reads too, as far as START goes: a reader that joins him could not have what devices wrote fetched.
+        """
+        cdef unsigned int flags = DMA_BUF_SYNC_START | access
+        cdef bint waited = False
         cdef int result
+        if access & DMA_BUF_SYNC_WRITE:
+            flags |= DMA_BUF_SYNC_READ
         while True:
-            if self.writers and (self.fetched or not access & DMA_BUF_SYNC_READ):
+            if self.writers:
                 if waited:
                     break
                 wait_one(buffer, POLLOUT if access & DMA_BUF_SYNC_WRITE else POLLIN, deadline_of(None))
                 waited = True
                 continue
-            publish = self.writers != 0
-            flags = DMA_BUF_SYNC_START | access | (DMA_BUF_SYNC_WRITE if publish else 0)
             self.starting += 1
             with nogil:
-                result = sync(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_WRITE) if publish else 0
-                if result == 0:
-                    result = sync(fd, flags)
+                result = sync(fd, flags)
             self.starting -= 1
             if self.waiting:
-                with self.changed:
-                    self.changed.notify_all()
+                self.tell()
             if result == 0:
-                if self.writers == 0 or flags & DMA_BUF_SYNC_READ:
-                    self.fetched = flags & DMA_BUF_SYNC_READ
                 break
             if result != -EINTR and result != -EAGAIN:
                 raise refusal(-result, f"DMA_BUF_IOCTL_SYNC {words(flags)} on fd {fd}")
@@ -168,6 +171,17 @@ cdef class Brackets:
                 except BaseException:
                     self.end(fd, access)
                     raise
+        return 0
+
+    cdef int tell(self) except -1:
+        """Wake those in drain(), whatever the handler of a signal raises."""
+        try:
+            with self.changed:
+                self.changed.notify_all()
+        except BaseException:
+            with self.changed:
+                self.changed.notify_all()
+            raise
         return 0
 
     cdef int drain(self) except -1:

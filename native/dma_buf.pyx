@@ -49,6 +49,7 @@ WRITE = DMA_BUF_SYNC_WRITE
 
 
 @cython.final  # no freelist: an object that comes from one is not finalized a second time
+@cython.auto_pickle(False)
 cdef class CpuAccess:
     """What DmaBuf.cpu_access returns; to be used with ``with``."""
     cdef DmaBuf buffer
@@ -63,13 +64,13 @@ cdef class CpuAccess:
         cdef Mapping mapping
         if self.mapping is not None:
             raise ValueError("this CPU access is open already; cpu_access() makes another")
-        self.brackets = buffer.joined()
-        mapping = self.mapping = buffer.take(fd, self.access)
-        buffer.accesses += 1
+        buffer.accesses += 1  # from here on close() leaves the descriptor to us
         try:
+            self.brackets = buffer.joined()
+            mapping = self.mapping = buffer.take(fd, self.access)
             self.brackets.begin(buffer, fd, self.access)
         except BaseException:
-            self.mapping = None
+            mapping, self.mapping = self.mapping, None
             buffer.leave(mapping)
             raise
         mapping.usable = True
@@ -81,10 +82,9 @@ cdef class CpuAccess:
         return self.view
 
     cdef int finish(self) except -1:
-        """END, after which no view reaches the buffer. 1 if one is still there."""
+        """END, after which no view reaches the buffer. 1 if one is still there, 2 if that one reaches it all the same."""
         cdef Mapping mapping = self.mapping
-        cdef int fd, result
-        cdef bint left
+        cdef int fd, result, left
         self.mapping = None
         mapping.usable = False
         if self.view is not None:
@@ -93,9 +93,9 @@ cdef class CpuAccess:
             except BufferError:  # numpy and the like have an export of it
                 pass
             self.view = None
-        left = mapping.views != 0
-        if left:
-            mapping.cut_off()
+        left = 0
+        if mapping.views:
+            left = 1 if mapping.cut_off() else 2
         fd = self.buffer.orphan if self.buffer.orphan >= 0 else self.buffer.number
         result = self.brackets.end(fd, self.access)
         self.buffer.leave(None if left else mapping)
@@ -104,12 +104,15 @@ cdef class CpuAccess:
         return left
 
     def __exit__(self, kind, value, traceback):
+        cdef int left
         if self.mapping is None:
             raise ValueError("this CPU access is not open")
-        if self.finish() and kind is None:  # otherwise it is likely the exception that keeps the view
+        left = self.finish()
+        if left and kind is None:  # otherwise it is likely the exception that keeps the view
+            state = "zeros from now on" if left == 1 else "which could not be taken away from it"
             raise BufferError(
                 f"the CPU access to {self.buffer!r} is over, but a slice, an array or another object still uses its memory "
-                "(zeros from now on): del or release it inside the with block"
+                f"({state}): del or release it inside the with block"
             )
 
     def __del__(self):
@@ -119,6 +122,12 @@ cdef class CpuAccess:
             warn(f"CPU access to {self.buffer!r} was never ended", ResourceWarning, stacklevel=2, source=self)
         finally:
             self.finish()
+
+    def __repr__(self):
+        return f"<{'open' if self.mapping is not None else 'closed'} CpuAccess to {self.buffer!r}>"
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("cannot pickle or copy a CpuAccess")
 
 
 cdef class DmaBuf(OwnedFd):
@@ -131,7 +140,6 @@ cdef class DmaBuf(OwnedFd):
 
     def __cinit__(self):
         self.orphan = -1
-        self.slow_to_close = True
 
     def _check(self):
         # Not by an ioctl: other drivers say EINVAL to numbers that they do not know, and DMA_BUF_IOCTL_SYNC is, but for its
@@ -186,11 +194,21 @@ cdef class DmaBuf(OwnedFd):
 
     def __del__(self):
         try:
-            OwnedFd.__del__(self)
+            if self.accesses and self.number >= 0:
+                # Garbage in a cycle with an access, which is finalized after this and needs the descriptor for its END.
+                self.orphan, self.number = self.number, -1
+                warn(f"unclosed {type(self).__name__}({self.orphan})", ResourceWarning, stacklevel=2, source=self)
+            else:
+                OwnedFd.__del__(self)
         finally:
             if self.brackets is not None:
                 self.brackets.part()
                 self.brackets = None
+
+    def __dealloc__(self):
+        if self.orphan >= 0:
+            with nogil:
+                drop(self.orphan)
 
     cdef Brackets joined(self):
         """What all descriptors of this buffer in this process share."""
@@ -259,20 +277,19 @@ cdef class DmaBuf(OwnedFd):
         """Return a context manager that gives a memoryview of the whole buffer: ``with buf.cpu_access() as view:``.
 
         Entering maps the buffer, waits for its implicit fences and issues START; leaving, by an exception too, releases
-        the view and issues END in the same direction. numpy takes the view without a copy:
+        the view and issues END. numpy takes the view without a copy:
         ``numpy.frombuffer(view, numpy.uint32)``.
 
         After END the memory can't be reached. Slices and arrays made of the view should be gone by then (``del``). Where
         one is not, END is issued all the same, it reads zeros from then on and what it writes is lost; and BufferError
         says so, unless the block raised something itself.
 
-        Accesses may be nested and open in many threads. A START that would discard what another open access has
-        written is left out; a reader that joins writers who did not ask to read publishes their work first, during
-        which a write by another thread may be lost where caches are not coherent: such writers better ask for RW.
+        Accesses may be nested and open in many threads: a START that would discard what another open access has written
+        is left out, for that one's START has fetched what devices wrote.
 
         Args:
-            access: Access.READ (the view is read-only), WRITE (all of it will be written: bytes that are not may be
-                stale, and stale bytes reach the device) or RW.
+            access: Access.READ (the view is read-only), WRITE or RW. WRITE differs in its END alone, which need not
+                prepare the memory for devices to write to; its START is that of RW.
         Raises:
             ValueError: closed; ``access`` is none.
             OSError: on entering, EACCES, the descriptor is not open for that; EINVAL, the exporter can't be mapped;

@@ -1,6 +1,7 @@
 cdef class OwnedFd:
     cdef int number  # -1 once closed
-    cdef bint slow_to_close  # set by a class whose close(2) may free much: it lets go of the GIL
+    cdef bint used           # it has had a descriptor, and gets no second one
+    cdef bint quick_to_close # set by a class whose close(2) waits for nothing and frees little: it keeps the GIL
     cdef object __weakref__
 
 
@@ -11,5 +12,6 @@ cdef inline int fd_of(OwnedFd owner) except -1:
 
 
 cdef OwnedFd blank(type cls)
+cdef int begin_ownership(OwnedFd owner) except -1
 cdef void drop(int fd) noexcept nogil
 cdef unsigned long long as_unsigned(object value, int bits, str what) except? 0

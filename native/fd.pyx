@@ -30,6 +30,7 @@ cdef OwnedFd blank(type cls):
     # A subclass may have a __new__ of its own, which makes something else or finds something that is in use.
     if not isinstance(made, OwnedFd) or (<OwnedFd>made).number >= 0:
         raise TypeError(f"{cls.__name__}.__new__ did not make a new {cls.__name__}")
+    (<OwnedFd>made).used = True
     return <OwnedFd>made
 
 
@@ -38,10 +39,10 @@ cdef void drop(int fd) noexcept nogil:
     c_close(fd)
 
 
-cdef int shut(int fd, bint slow) noexcept:
-    """close(2): 0 or errno. It keeps the GIL unless the last reference may free much: a sync_file's waits for nothing."""
+cdef int shut(int fd, bint quick) noexcept:
+    """close(2): 0 or errno. The last reference may have much to free, or wait: of a screen, for the flip under way."""
     cdef int error = 0
-    if slow:
+    if not quick:
         with nogil:
             if c_close(fd) == -1:
                 error = errno
@@ -82,8 +83,7 @@ cdef class OwnedFd:
 
     def __init__(self, fd):
         cdef int number = <int>as_unsigned(fd, 31, "a file descriptor")
-        if self.number >= 0:
-            raise ValueError(f"{self!r} already owns a file descriptor")
+        begin_ownership(self)
         if fcntl(number, F_GETFD) == -1:
             raise refusal(errno, f"{type(self).__name__}({number})")
         self.number = number
@@ -92,9 +92,32 @@ cdef class OwnedFd:
         except BaseException:
             self.number = -1  # it stays the caller's
             raise
+        self.used = True
 
     def _check(self):
         """Ask the kernel whether the file is of this kind; a subclass raises OSError(ENOTTY) where it is not."""
+
+    def _take(self, make, *arguments):
+        """Own the descriptor that ``make(*arguments)`` returns, ``make`` being a function in C such as os.open.
+
+        In Python, the handler of a signal can raise between such a call and what is done with its result, and then the
+        descriptor is lost. Here it can't.
+        """
+        begin_ownership(self)
+        self.number = make(*arguments)
+        self.used = True
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def _taking(cls, make, *arguments):
+        """Return an object that owns what ``make(*arguments)`` returns; see ``_take``."""
+        made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
+        (<OwnedFd?>made)._take(make, *arguments)
+        return made
 
     @classmethod
     def from_fd(cls, fd):
@@ -138,7 +161,7 @@ cdef class OwnedFd:
         if number < 0:
             return
         self.number = -1
-        error = shut(number, self.slow_to_close)
+        error = shut(number, self.quick_to_close)
         # EINTR too means that Linux has closed it, so there is nothing to try again.
         if error and error != EINTR:
             raise refusal(error, f"close({number})")
@@ -163,10 +186,10 @@ cdef class OwnedFd:
         return made
 
     def __enter__(self):
-        self.fileno()
+        fd_of(self)
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, kind, value, traceback):
         self.close()
 
     def __del__(self):
@@ -177,13 +200,21 @@ cdef class OwnedFd:
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
             self.number = -1
-            shut(number, self.slow_to_close)
+            shut(number, self.quick_to_close)
 
     def __repr__(self):
         return f"<closed {type(self).__name__}>" if self.number < 0 else f"{type(self).__name__}({self.number})"
 
     def __reduce_ex__(self, protocol):
         raise TypeError(f"cannot pickle or copy a {type(self).__name__}: use dup(), or socket.send_fds to another process")
+
+
+cdef int begin_ownership(OwnedFd owner) except -1:
+    if owner.number >= 0:
+        raise ValueError(f"{owner!r} already owns a file descriptor")
+    if owner.used:
+        raise ValueError(f"{owner!r} can't be opened again: make another")
+    return 0
 
 
 cdef int duplicate(int fd) except -1:

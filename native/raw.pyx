@@ -27,3 +27,26 @@ def ioctl(int fd, unsigned long request, data, str name not None):
     if result < 0:
         raise refusal(-result, f"{name} on fd {fd}")
     return result
+
+
+def ask(int fd, unsigned long request, data, str name not None, answer):
+    """Issue one ioctl that fills in a number, and return that.
+
+    Args:
+        answer: a writable buffer of 4 bytes to which the kernel writes it (an int, as descriptors and ids are), in
+            ``data`` as a rule (``c_int32.from_buffer(data, offset)``).
+        Otherwise, and Raises: as ``ioctl``.
+
+    Called by ``OwnedFd._take`` there is no moment in which only a local variable knows the number.
+    """
+    cdef Py_buffer view
+    cdef int number
+    PyObject_GetBuffer(answer, &view, PyBUF_WRITABLE)
+    try:
+        if view.len != sizeof(int):
+            raise ValueError(f"an answer has {sizeof(int)} bytes, not {view.len}")
+        ioctl(fd, request, data, name)
+        number = (<int *>view.buf)[0]
+    finally:
+        PyBuffer_Release(&view)
+    return number

@@ -5,7 +5,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
+from linuxsync._native.fd cimport OwnedFd, as_unsigned, begin_ownership, blank, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
     SW_SYNC_GET_DEADLINE,
@@ -38,6 +38,9 @@ cdef class Timeline(OwnedFd):
     """What linuxsync.Timeline does through the kernel; that class finds sw_sync and speaks about names."""
     cdef _Value known  # None for a descriptor that came from elsewhere
 
+    def __cinit__(self):
+        self.quick_to_close = True
+
     def _open(self, bytes path not None, bytes name):
         """Open ``path`` while the calling thread bears ``name`` (None: its own).
 
@@ -48,8 +51,7 @@ cdef class Timeline(OwnedFd):
         cdef const char *c_path = path
         cdef const char *c_name = NULL
         cdef int fd, error
-        if self.number >= 0:
-            raise ValueError(f"{self!r} already owns a file descriptor")
+        begin_ownership(self)
         if name is not None:
             c_name = name
             prctl(PR_GET_NAME, before)
@@ -61,6 +63,7 @@ cdef class Timeline(OwnedFd):
         if fd == -1:
             raise OSError(error, strerror(error), fsdecode(path))
         self.number = fd
+        self.used = True
         try:
             self._check()
         except BaseException:

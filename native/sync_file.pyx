@@ -136,6 +136,9 @@ cdef const char *as_name(str name, char *field) except? NULL:
 cdef class SyncFile(OwnedFd):
     """What linuxsync.SyncFile does through the kernel; that class adds asyncio."""
 
+    def __cinit__(self):
+        self.quick_to_close = True
+
     def _check(self):
         # Count-only: it changes nothing, and only a sync_file knows the number.
         cdef sync_file_info info

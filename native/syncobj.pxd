@@ -1,15 +1,18 @@
 # What the kernel is asked about syncobjs, one function a request (include/uapi/drm/drm.h): 0 or -errno.
 
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.errno cimport EINVAL, ENOENT, EOPNOTSUPP, ETIME
+from libc.limits cimport ULLONG_MAX
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from linuxsync._native.fd cimport OwnedFd, as_unsigned, fd_of
+from linuxsync._native.drm cimport DrmDevice, file_of_device
+from linuxsync._native.fd cimport as_unsigned
+from linuxsync._native.wait cimport now
 from uapi cimport (
     LS_IOCTL_SYNCOBJ_CREATE,
     LS_IOCTL_SYNCOBJ_DESTROY,
@@ -42,7 +45,7 @@ from xioctl cimport refusal, try_blocking_ioctl, try_ioctl
 cdef extern from "<Python.h>":
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed
     PyTypeObject *Py_TYPE(PyObject *item)
-    unsigned long long PyLong_AsUnsignedLongLong(object number) except? 0xFFFFFFFFFFFFFFFF
+    unsigned long long PyLong_AsUnsignedLongLong(object number) noexcept  # which we ask PyErr_Occurred() about
 
 cdef enum:
     ON_STACK = 64  # objects for which a call needs no memory of its own
@@ -70,22 +73,17 @@ cdef inline int reserve(Arrays *arrays, Py_ssize_t count) except -1:
     return 0
 
 
-cdef inline int64_t now() noexcept:
-    cdef timespec at
-    clock_gettime(CLOCK_MONOTONIC, &at)
-    return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
-
-
 cdef inline void release(Arrays *arrays) noexcept:
     PyMem_Free(arrays.memory)
 
 
 cdef inline uint64_t as_point(object value) except? 0:
+    cdef unsigned long long number
     if PyLong_CheckExact(value):
-        try:
-            return PyLong_AsUnsignedLongLong(value)
-        except OverflowError:
-            pass
+        number = PyLong_AsUnsignedLongLong(value)
+        if number != ULLONG_MAX or not PyErr_Occurred():
+            return number
+        PyErr_Clear()
     return as_unsigned(value, 64, "a point")
 
 
@@ -234,7 +232,7 @@ cdef inline int register_eventfd(int fd, uint32_t handle, uint64_t point, int ev
 
 
 cdef class Syncobj:
-    cdef OwnedFd parent
+    cdef DrmDevice parent
     cdef uint32_t number  # 0 once closed
     cdef int owner_pid
     cdef object __weakref__
@@ -248,16 +246,18 @@ cdef inline uint32_t handle_of(Syncobj which) except 0:
 
 cdef inline int device_of(Syncobj which) except -1:
     handle_of(which)  # first: one without a handle may have no device either
-    return fd_of(which.parent)
+    return file_of_device(which.parent)
 
 
-cdef inline OwnedFd fill_handles(uint32_t *handles, list objects):
-    """The handles of `objects`, and the device that they must all be of."""
+cdef inline int fill_handles(uint32_t *handles, list objects, Py_ssize_t count) except -1:
+    """The handles of `objects`, which must all be of one open file; returns a descriptor of it."""
     cdef Py_ssize_t i
     cdef PyObject *item
     cdef PyTypeObject *checked = NULL  # usually all are of one type, and walking its bases costs more than the rest
-    cdef OwnedFd device = None
-    for i in range(len(objects)):
+    cdef DrmDevice device = None
+    if len(objects) != count:  # the list is the caller's, whose code may have run since it was counted, in a collector
+        raise ValueError("the list of syncobjs has changed meanwhile")
+    for i in range(count):
         item = PyList_GET_ITEM(objects, i)
         if Py_TYPE(item) is not checked:
             if not isinstance(<object>item, Syncobj):
@@ -267,10 +267,10 @@ cdef inline OwnedFd fill_handles(uint32_t *handles, list objects):
         if handles[i] == 0:
             handle_of(<Syncobj>item)
         if (<Syncobj>item).parent is not device:
-            if i:
+            if i and (<Syncobj>item).parent.opened is not device.opened:
                 raise ValueError(f"{<object>item!r} is of another device than {objects[0]!r}")
             device = (<Syncobj>item).parent
-    return device
+    return file_of_device(device)
 
 
 cdef inline object refused(int error, str request, object what, str why=""):

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """DRM syncobjs: containers for a fence, or for a timeline of fences, behind handles (drivers/gpu/drm/drm_syncobj.c)."""
 
-from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.long cimport PyLong_FromUnsignedLongLong
+from cpython.array cimport array, clone
 from cpython.object cimport PyTypeObject
-from cpython.ref cimport PyObject, Py_INCREF
+from cpython.ref cimport PyObject
 from libc.errno cimport EINVAL, EMFILE, ENFILE, ENOENT, ETIME
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport getpid
 
+from linuxsync._native.drm cimport DrmDevice, any_fd
 from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
@@ -26,10 +26,11 @@ from linuxsync._native.wait cimport deadline_of
 from warnings import warn
 
 cdef tuple no_arguments = ()
+cdef array no_points = array("Q")
 cdef int points_in_sync_files = -1  # what takes_points found out; -1: not asked yet
 
 
-def takes_points(OwnedFd device not None):
+def takes_points(DrmDevice device not None):
     """Whether sync_files go to and from a point of a timeline in one call (c2d3a7300695, Linux 6.16)."""
     global points_in_sync_files
     cdef uint32_t flags = LS_SYNCOBJ_HANDLE_TO_FD_EXPORT_SYNC_FILE | LS_SYNCOBJ_HANDLE_TO_FD_TIMELINE
@@ -43,7 +44,7 @@ def takes_points(OwnedFd device not None):
     return points_in_sync_files == 1
 
 
-cdef Syncobj made_past_init(type cls, OwnedFd device):
+cdef Syncobj made_past_init(type cls, DrmDevice device):
     """An instance of `cls` without a handle: made before the call that hands one out, after which nothing can fail."""
     made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
     if not isinstance(made, Syncobj):  # a subclass may have a __new__ of its own
@@ -56,11 +57,11 @@ cdef Syncobj made_past_init(type cls, OwnedFd device):
 cdef class Syncobj:
     """What linuxsync.Syncobj does through the kernel; that class adds asyncio."""
 
-    def __init__(self, OwnedFd device not None, handle):
+    def __init__(self, DrmDevice device not None, handle):
         cdef uint32_t number = <uint32_t>as_unsigned(handle, 32, "a handle"), first
         cdef int result
-        if self.number:
-            raise ValueError(f"{self!r} already owns a handle")
+        if self.parent is not None:
+            raise ValueError(f"{self!r} already owns a handle" if self.number else f"{self!r} can't be opened again")
         # Whether there is a fence does not matter: only the handle and the device can be wrong.
         result = wait_for(fd_of(device), &number, NULL, 1, LS_SYNCOBJ_WAIT_FOR_SUBMIT, 0, 0, &first)
         if result < 0 and result != -ETIME:
@@ -70,7 +71,7 @@ cdef class Syncobj:
         self.owner_pid = getpid()
 
     @classmethod
-    def create(cls, OwnedFd device not None, bint signaled=False):
+    def create(cls, DrmDevice device not None, bint signaled=False):
         """Return a new syncobj of ``device``.
 
         Args:
@@ -90,7 +91,7 @@ cdef class Syncobj:
         return made
 
     @classmethod
-    def from_fd(cls, OwnedFd device not None, fd):
+    def from_fd(cls, DrmDevice device not None, fd):
         """Return the syncobj that came as a descriptor, perhaps from another process or device: the same container.
 
         Args:
@@ -125,7 +126,7 @@ cdef class Syncobj:
     @property
     def closed(self):
         """Whether the handle has been given back, or has gone with the device."""
-        return self.number == 0 or self.parent.number < 0
+        return self.number == 0 or any_fd(self.parent.opened) < 0
 
     def close(self):
         """Destroy the handle; a second call, one after the device's close, and one in a forked child do nothing.
@@ -136,28 +137,28 @@ cdef class Syncobj:
         Mirrors DRM_IOCTL_SYNCOBJ_DESTROY.
         """
         cdef uint32_t number = self.number
-        cdef int result
+        cdef int fd, result
         self.number = 0
-        if number and self.parent.number >= 0 and self.owner_pid == getpid():
-            result = destroy_handle(self.parent.number, number)
-            if result < 0:
-                raise refused(-result, "DESTROY", self.parent, f"handle {number}")
+        if number and self.owner_pid == getpid():
+            fd = any_fd(self.parent.opened)
+            if fd >= 0:
+                result = destroy_handle(fd, number)
+                if result < 0:
+                    raise refused(-result, "DESTROY", self.parent, f"handle {number}")
 
     def __enter__(self):
         handle_of(self)
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, kind, value, traceback):
         self.close()
 
     def __del__(self):
-        cdef uint32_t number = self.number
-        if number and self.parent.number >= 0 and self.owner_pid == getpid():
+        if self.number and self.owner_pid == getpid() and any_fd(self.parent.opened) >= 0:
             try:
                 warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             finally:
-                self.number = 0
-                destroy_handle(self.parent.number, number)
+                self.close()
 
     def __repr__(self):
         if self.number == 0:
@@ -318,7 +319,7 @@ cdef class Syncobj:
         one = wanted[0]  # the list is the caller's, who may empty it meanwhile
         reserve(&arrays, count)
         try:
-            fd = fd_of(fill_handles(arrays.handles, wanted))
+            fd = fill_handles(arrays.handles, wanted, count)
             if points is None:
                 arrays.points = NULL
             else:
@@ -333,38 +334,40 @@ cdef class Syncobj:
 
     @staticmethod
     def query_many(objs, bint last_submitted=False):
-        """Return ``query()`` of many syncobjs of one device, or ``query_last_submitted()``, as a list, in one call.
+        """Return ``query()`` of many syncobjs of one device, or ``query_last_submitted()``, in one call.
 
+        Returns:
+            An array.array of typecode "Q", one point for each of ``objs``; the kernel writes right into it, and numpy
+            takes it without a copy.
         Raises:
             ValueError: no objects; objects of different devices; a closed one.
             TypeError, OSError: as ``wait_many`` and ``query``.
         """
         cdef list wanted = objs if type(objs) is list else list(objs)
-        cdef Py_ssize_t i, count = len(wanted)
+        cdef Py_ssize_t count = len(wanted)
+        cdef array found
         cdef Arrays arrays
-        cdef list found = PyList_New(count)
         cdef int fd, result
         if not wanted:
             raise ValueError("query_many needs at least one syncobj")
+        one = wanted[0]  # the list is the caller's, who may empty it meanwhile
+        found = clone(no_points, count, False)
         reserve(&arrays, count)
         try:
-            fd = fd_of(fill_handles(arrays.handles, wanted))
-            result = query_points(fd, arrays.handles, arrays.points, <uint32_t>count, last_submitted)
-            if result < 0:
-                raise refused(-result, "QUERY", wanted[0])
-            for i in range(count):
-                if i == 0 or arrays.points[i] != arrays.points[i - 1]:  # often they all stand at one point
-                    point = PyLong_FromUnsignedLongLong(arrays.points[i])
-                Py_INCREF(point)  # SET_ITEM takes it
-                PyList_SET_ITEM(found, i, point)
-            return found
+            fd = fill_handles(arrays.handles, wanted, count)
+            result = query_points(
+                fd, arrays.handles, <uint64_t *>found.data.as_ulonglongs, <uint32_t>count, last_submitted
+            )
         finally:
             release(&arrays)
+        if result < 0:
+            raise refused(-result, "QUERY", one)
+        return found
 
     def _transfer(self, Syncobj src not None, src_point, dst_point):
         cdef uint64_t at = as_point(src_point), to = as_point(dst_point)
         cdef int fd = device_of(src), result = device_of(self)
-        if src.parent is not self.parent:
+        if src.parent.opened is not self.parent.opened:
             raise ValueError(f"{src!r} is of another device than {self!r}")
         result = transfer_point(fd, src.number, at, self.number, to)
         if result < 0:

@@ -57,6 +57,42 @@ struct dma_buf_import_sync_file {
 #define LINUXSYNC_DRM_IOWR(nr, type) _IOWR('d', nr, type)
 #define LINUXSYNC_DRM_IOW(nr, type) _IOW('d', nr, type)
 
+struct ls_gem_close {
+	__u32 handle;
+	__u32 pad;
+};
+struct ls_prime_handle {
+	__u32 handle;
+	__u32 flags;
+	__s32 fd;
+};
+struct ls_mode_create_dumb {
+	__u32 height;
+	__u32 width;
+	__u32 bpp;
+	__u32 flags;
+	__u32 handle;
+	__u32 pitch;
+	__u64 size;
+};
+struct ls_mode_fb_cmd2 {
+	__u32 fb_id;
+	__u32 width;
+	__u32 height;
+	__u32 pixel_format;
+	__u32 flags;
+	__u32 handles[4];
+	__u32 pitches[4];
+	__u32 offsets[4];
+	__u64 modifier[4];
+};
+#define LS_IOCTL_MODE_RMFB LINUXSYNC_DRM_IOWR(0xaf, __u32)
+#define LS_IOCTL_MODE_ADDFB2 LINUXSYNC_DRM_IOWR(0xb8, struct ls_mode_fb_cmd2)
+#define LS_IOCTL_GEM_CLOSE LINUXSYNC_DRM_IOW(0x09, struct ls_gem_close)
+#define LS_IOCTL_PRIME_HANDLE_TO_FD LINUXSYNC_DRM_IOWR(0x2d, struct ls_prime_handle)
+#define LS_IOCTL_PRIME_FD_TO_HANDLE LINUXSYNC_DRM_IOWR(0x2e, struct ls_prime_handle)
+#define LS_IOCTL_MODE_CREATE_DUMB LINUXSYNC_DRM_IOWR(0xb2, struct ls_mode_create_dumb)
+
 struct ls_vgem_fence_attach {
 	__u32 handle;
 	__u32 flags;
@@ -156,6 +192,10 @@ struct ls_syncobj_eventfd {
 
 _Static_assert(sizeof(struct dma_buf_export_sync_file) == 8, "struct dma_buf_export_sync_file");
 _Static_assert(sizeof(struct dma_buf_import_sync_file) == 8, "struct dma_buf_import_sync_file");
+_Static_assert(sizeof(struct ls_gem_close) == 8, "struct drm_gem_close");
+_Static_assert(sizeof(struct ls_prime_handle) == 12, "struct drm_prime_handle");
+_Static_assert(sizeof(struct ls_mode_create_dumb) == 32, "struct drm_mode_create_dumb");
+_Static_assert(sizeof(struct ls_mode_fb_cmd2) == 104, "struct drm_mode_fb_cmd2");
 _Static_assert(sizeof(struct ls_vgem_fence_attach) == 16, "struct drm_vgem_fence_attach");
 _Static_assert(sizeof(struct ls_vgem_fence_signal) == 8, "struct drm_vgem_fence_signal");
 _Static_assert(sizeof(struct ls_syncobj_handle) == 24, "struct drm_syncobj_handle");

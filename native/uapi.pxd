@@ -48,6 +48,35 @@ cdef extern from "uapi.h" nogil:
         unsigned int flags
         int fd
 
+    struct ls_gem_close:
+        unsigned int handle
+        unsigned int pad
+
+    struct ls_prime_handle:
+        unsigned int handle
+        unsigned int flags
+        int fd
+
+    struct ls_mode_create_dumb:
+        unsigned int height
+        unsigned int width
+        unsigned int bpp
+        unsigned int flags
+        unsigned int handle
+        unsigned int pitch
+        unsigned long long size
+
+    struct ls_mode_fb_cmd2:
+        unsigned int fb_id
+        unsigned int width
+        unsigned int height
+        unsigned int pixel_format
+        unsigned int flags
+        unsigned int handles[4]
+        unsigned int pitches[4]
+        unsigned int offsets[4]
+        unsigned long long modifier[4]
+
     struct ls_vgem_fence_attach:
         unsigned int handle
         unsigned int flags
@@ -128,6 +157,12 @@ cdef extern from "uapi.h" nogil:
     const unsigned long DMA_BUF_SET_NAME_B
     const unsigned long DMA_BUF_IOCTL_EXPORT_SYNC_FILE
     const unsigned long DMA_BUF_IOCTL_IMPORT_SYNC_FILE
+    const unsigned long LS_IOCTL_GEM_CLOSE
+    const unsigned long LS_IOCTL_PRIME_HANDLE_TO_FD
+    const unsigned long LS_IOCTL_PRIME_FD_TO_HANDLE
+    const unsigned long LS_IOCTL_MODE_CREATE_DUMB
+    const unsigned long LS_IOCTL_MODE_RMFB
+    const unsigned long LS_IOCTL_MODE_ADDFB2
     const unsigned long LS_IOCTL_VGEM_FENCE_ATTACH
     const unsigned long LS_IOCTL_VGEM_FENCE_SIGNAL
     const unsigned long LS_IOCTL_SYNCOBJ_CREATE

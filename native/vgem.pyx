@@ -13,7 +13,7 @@ from uapi cimport (
     ls_vgem_fence_attach,
     ls_vgem_fence_signal,
 )
-from xioctl cimport refusal, try_ioctl
+from xioctl cimport refusal, try_blocking_ioctl, try_ioctl
 
 
 def attach(OwnedFd device not None, handle, bint write):
@@ -35,7 +35,8 @@ def attach(OwnedFd device not None, handle, bint write):
     memset(&data, 0, sizeof(data))
     data.handle = <uint32_t>as_unsigned(handle, 32, "a GEM handle")
     data.flags = LS_VGEM_FENCE_WRITE if write else 0
-    result = try_ioctl(fd_of(device), LS_IOCTL_VGEM_FENCE_ATTACH, &data)
+    # Not with the GIL: a driver may hold the buffer's lock.
+    result = try_blocking_ioctl(fd_of(device), LS_IOCTL_VGEM_FENCE_ATTACH, &data)
     if result < 0:
         kind = "write" if write else "read"
         raise refusal(-result, f"DRM_IOCTL_VGEM_FENCE_ATTACH of a {kind} fence to {data.handle} on fd {device.number}")

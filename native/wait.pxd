@@ -11,5 +11,6 @@ cdef extern from "<poll.h>" nogil:
     const short POLLNVAL
 
 # Deadlines are CLOCK_MONOTONIC nanoseconds; NEVER waits for ever, and anything in the past asks once.
+cdef int64_t now() noexcept nogil
 cdef int64_t deadline_of(object timeout) except -1
 cdef int wait_one(OwnedFd owner, short events, int64_t deadline) except -1

@@ -20,6 +20,7 @@ from xioctl cimport refusal
 cdef extern from "<Python.h>":
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed
     PyTypeObject *Py_TYPE(PyObject *item)
+    bint PyType_IsSubtype(PyTypeObject *kind, PyTypeObject *of)
 
 cdef extern from "<poll.h>" nogil:
     ctypedef unsigned long nfds_t
@@ -112,7 +113,8 @@ cdef pollfd *gather(list owners, type kind) except NULL:
         for i in range(len(owners)):
             owner = PyList_GET_ITEM(owners, i)
             if Py_TYPE(owner) is not checked:
-                if not isinstance(<object>owner, kind):
+                # Not isinstance(), which may run Python code, and that may shorten the list.
+                if not PyType_IsSubtype(Py_TYPE(owner), <PyTypeObject *>kind):
                     raise TypeError(f"can't wait for a {type(<object>owner).__name__}")
                 checked = Py_TYPE(owner)
             polled[i].fd = (<OwnedFd>owner).number

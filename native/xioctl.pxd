@@ -1,7 +1,7 @@
 # The one place where an ioctl is issued: retried on EINTR and EAGAIN, and errno becomes OSError.
 #
-# These keep the GIL: what is asked of a sync_file or a timeline never waits for anything, and handing the GIL over twice
-# would cost half as much again as the call. A request that can wait for a fence needs a sibling that lets go of it.
+# What can wait, for a fence or for a buffer's lock, lets go of the GIL. What is asked of a sync_file, a timeline or a
+# syncobj does not wait for anything, and handing the GIL over twice would cost half as much again as the call.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno

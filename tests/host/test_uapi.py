@@ -31,7 +31,13 @@ REQUESTS = {
     "DMA_BUF_SET_NAME_B": (IOC_WRITE, "b", 1, 8, 0x40086201),
     "DMA_BUF_IOCTL_EXPORT_SYNC_FILE": (BOTH, "b", 2, 8, 0xC0086202),
     "DMA_BUF_IOCTL_IMPORT_SYNC_FILE": (IOC_WRITE, "b", 3, 8, 0x40086203),
-    # include/uapi/drm/vgem_drm.h and drm.h
+    # include/uapi/drm/drm.h, drm_mode.h and vgem_drm.h
+    "LS_IOCTL_GEM_CLOSE": (IOC_WRITE, "d", 0x09, 8, 0x40086409),
+    "LS_IOCTL_PRIME_HANDLE_TO_FD": (BOTH, "d", 0x2D, 12, 0xC00C642D),
+    "LS_IOCTL_PRIME_FD_TO_HANDLE": (BOTH, "d", 0x2E, 12, 0xC00C642E),
+    "LS_IOCTL_MODE_RMFB": (BOTH, "d", 0xAF, 4, 0xC00464AF),
+    "LS_IOCTL_MODE_ADDFB2": (BOTH, "d", 0xB8, 104, 0xC06864B8),
+    "LS_IOCTL_MODE_CREATE_DUMB": (BOTH, "d", 0xB2, 32, 0xC02064B2),
     "LS_IOCTL_VGEM_FENCE_ATTACH": (BOTH, "d", 0x41, 16, 0xC0106441),
     "LS_IOCTL_VGEM_FENCE_SIGNAL": (IOC_WRITE, "d", 0x42, 8, 0x40086442),
     "LS_IOCTL_SYNCOBJ_CREATE": (BOTH, "d", 0xBF, 8, 0xC00864BF),
@@ -52,21 +58,15 @@ COLD = {
     "DMA_HEAP_IOCTL_ALLOC": (BOTH, "H", 0, 24, 0xC0184800),
     "UDMABUF_CREATE": (IOC_WRITE, "u", 0x42, 24, 0x40187542),
     "DRM_IOCTL_VERSION": (BOTH, "d", 0x00, 64, 0xC0406400),
-    "DRM_IOCTL_GEM_CLOSE": (IOC_WRITE, "d", 0x09, 8, 0x40086409),
     "DRM_IOCTL_GET_CAP": (BOTH, "d", 0x0C, 16, 0xC010640C),
     "DRM_IOCTL_SET_CLIENT_CAP": (IOC_WRITE, "d", 0x0D, 16, 0x4010640D),
-    "DRM_IOCTL_PRIME_HANDLE_TO_FD": (BOTH, "d", 0x2D, 12, 0xC00C642D),
-    "DRM_IOCTL_PRIME_FD_TO_HANDLE": (BOTH, "d", 0x2E, 12, 0xC00C642E),
     "DRM_IOCTL_MODE_GETRESOURCES": (BOTH, "d", 0xA0, 64, 0xC04064A0),
     "DRM_IOCTL_MODE_GETENCODER": (BOTH, "d", 0xA6, 20, 0xC01464A6),
     "DRM_IOCTL_MODE_GETCONNECTOR": (BOTH, "d", 0xA7, 80, 0xC05064A7),
     "DRM_IOCTL_MODE_GETPROPERTY": (BOTH, "d", 0xAA, 64, 0xC04064AA),
-    "DRM_IOCTL_MODE_RMFB": (BOTH, "d", 0xAF, 4, 0xC00464AF),
-    "DRM_IOCTL_MODE_CREATE_DUMB": (BOTH, "d", 0xB2, 32, 0xC02064B2),
     "DRM_IOCTL_MODE_MAP_DUMB": (BOTH, "d", 0xB3, 16, 0xC01064B3),
     "DRM_IOCTL_MODE_GETPLANERESOURCES": (BOTH, "d", 0xB5, 16, 0xC01064B5),
     "DRM_IOCTL_MODE_GETPLANE": (BOTH, "d", 0xB6, 32, 0xC02064B6),
-    "DRM_IOCTL_MODE_ADDFB2": (BOTH, "d", 0xB8, 104, 0xC06864B8),
     "DRM_IOCTL_MODE_OBJ_GETPROPERTIES": (BOTH, "d", 0xB9, 32, 0xC02064B9),
     "DRM_IOCTL_MODE_ATOMIC": (BOTH, "d", 0xBC, 56, 0xC03864BC),
     "DRM_IOCTL_MODE_CREATEPROPBLOB": (BOTH, "d", 0xBD, 16, 0xC01064BD),
@@ -81,6 +81,13 @@ STRUCTS = {
     "sw_sync_get_deadline": ("deadline_ns pad fence_fd", None),
     "dma_buf_export_sync_file": ("flags fd", [0, 4]),
     "dma_buf_import_sync_file": ("flags fd", [0, 4]),
+    "ls_gem_close": ("handle pad", [0, 4]),
+    "ls_prime_handle": ("handle flags fd", [0, 4, 8]),
+    "ls_mode_create_dumb": ("height width bpp flags handle pitch size", [0, 4, 8, 12, 16, 20, 24]),
+    "ls_mode_fb_cmd2": (
+        "fb_id width height pixel_format flags handles pitches offsets modifier",
+        [0, 4, 8, 12, 16, 20, 36, 52, 72],
+    ),
     "ls_vgem_fence_attach": ("handle flags out_fence pad", [0, 4, 8, 12]),
     "ls_vgem_fence_signal": ("fence flags", [0, 4]),
     "ls_syncobj_create": ("handle flags", [0, 4]),
@@ -164,6 +171,9 @@ CONSTANTS = {
     **{name: getattr(_uapi, name) for name in vars(_uapi) if re.match(r"DRM_(?!IOCTL_)", name)},
     **{f"DRM_CAP_{cap.name}": int(cap) for cap in drm.Cap},
     "DRM_FORMAT_XRGB8888": kms.XRGB8888,
+    # Which gem.pyx uses under the names that they are made of.
+    "DRM_CLOEXEC": os.O_CLOEXEC,
+    "DRM_RDWR": os.O_RDWR,
 }
 
 
@@ -260,9 +270,11 @@ def ours(compiled: Mapping[str, int], request: str) -> tuple[int, dict[str, int]
         return getattr(_uapi, request), {
             field[0]: getattr(kind, field[0]).offset for kind in found for field in kind._fields_
         }
+    number = compiled[request.replace("DRM_", "LS_", 1)]
+    if not DRM_STRUCTS[request]:
+        return number, {}
     struct = "ls_" + DRM_STRUCTS[request].removeprefix("drm_")
     fields, _ = STRUCTS[struct]
-    number = compiled[request.replace("DRM_", "LS_", 1)]
     return number, {field: compiled[f"{struct}.{field}"] for field in fields.split()}
 
 

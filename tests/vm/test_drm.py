@@ -117,13 +117,28 @@ def test_open_what_is_not_there():
         assert refusal.value.errno in (errno.ENOTTY, errno.EINVAL)
 
 
-@pytest.mark.parametrize("free", [0, 1])
-def test_open_without_descriptors(free):
-    """EMFILE leaves nothing open, however far it got."""
+def test_open_without_descriptors():
+    """EMFILE leaves nothing open; one descriptor is all that it takes."""
     path = node_of("vgem")
-    with free_descriptors(free), refused(errno.EMFILE):
+    with free_descriptors(0), refused(errno.EMFILE):
         DrmDevice.open(path=path)
     assert clients("vgem") == 0
+    with free_descriptors(1):
+        DrmDevice.open(path=path).close()
+
+
+def test_looking_without_descriptors():
+    """EMFILE is not taken for a device that is not there: by driver, one is all that it takes beyond udev's."""
+    drm.devices()  # from here on udev has what it keeps
+    for free in range(12):
+        with free_descriptors(free):
+            try:
+                found = {node.driver for node in drm.devices()}
+            except OSError as error:
+                assert error.errno == errno.EMFILE
+            else:
+                assert found == {"vgem", "vkms", "virtio_gpu"}
+    assert found
 
 
 def test_other_descriptors_are_refused(timeline, keep):

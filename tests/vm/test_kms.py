@@ -11,7 +11,7 @@ from children import forked
 from drm_words import properties, shown
 from kernel_words import has_deadlines, refused
 
-from linuxsync import Access, DrmDevice, SyncFile, Timeline, VgemDevice, kms, merge
+from linuxsync import Access, DrmDevice, SyncFile, Timeline, VgemDevice, _uapi, kms, merge
 
 CRTC, CONNECTOR, PLANE = 0xCCCCCCCC, 0xC0C0C0C0, 0xEEEEEEEE
 # A vblank of vkms bears the time at which its timer should have run (vkms_get_vblank_timestamp). On a slow machine it
@@ -230,14 +230,15 @@ def test_the_in_fence_hears_when_it_is_needed(screen, timeline):
 def test_properties_are_looked_up_once(screen, monkeypatch):
     """A commit is one request; the names are remembered for each device."""
     asked = []
-    real = DrmDevice._ioctl
+    real = _uapi.ask
 
-    def watched(self, request, data, name):
+    def watched(fd, request, data, name, answer):
         asked.append(name)
-        return real(self, request, data, name)
+        return real(fd, request, data, name, answer)
 
     screen.flip(screen.fbs[1]).wait(5)
-    monkeypatch.setattr(DrmDevice, "_ioctl", watched)
+    monkeypatch.setattr(DrmDevice, "_ioctl", None)  # what asks for names
+    monkeypatch.setattr(_uapi, "ask", watched)
     screen.flip(screen.fbs[2]).wait(5)
     assert [name.split()[0] for name in asked] == ["DRM_IOCTL_MODE_ATOMIC"]
 

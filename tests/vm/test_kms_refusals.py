@@ -38,8 +38,15 @@ def test_who_is_not_master(screen, keep):
     """EACCES, whatever is asked."""
     other = keep(DrmDevice.open(driver="vkms"))
     with refused(errno.EACCES, PermissionError) as caught:
-        kms.commit(other, crtc=screen.crtc, plane=screen.plane, fb=screen.fbs[1])
+        kms.commit(other, crtc=screen.crtc, plane=screen.plane, fb=screen.fbs[1].id)
     assert "DRM_IOCTL_MODE_ATOMIC" in str(caught.value)
+    assert "master" in str(caught.value)
+    for show in (
+        lambda: kms.commit(other, crtc=screen.crtc, plane=screen.plane, fb=screen.fbs[1]),
+        lambda: kms.modeset(other, screen.pipeline, screen.fbs[1]),
+    ):
+        with pytest.raises(ValueError, match="of another device"):
+            show()
     assert atomic(other.fileno(), 0xDEAD0000, reserved=1) == -errno.EACCES
 
 

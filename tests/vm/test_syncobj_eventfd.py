@@ -296,7 +296,7 @@ def test_two_hundred_coroutines(new, timeline, put, many_descriptors):
         await asyncio.gather(*tasks)
 
     asyncio.run(main())
-    assert Syncobj.query_many(syncobjs) == [4] * 200
+    assert list(Syncobj.query_many(syncobjs)) == [4] * 200
 
 
 @pytest.mark.parametrize("free", [0, 1])

@@ -243,8 +243,10 @@ def test_query_many(count, new, put):
             syncobj.signal(2**40 + number)
         if number % 3 == 2:
             put(syncobj, 2**41 + number, 1)
-    assert Syncobj.query_many(syncobjs) == [syncobj.query() for syncobj in syncobjs]
+    assert list(Syncobj.query_many(syncobjs)) == [syncobj.query() for syncobj in syncobjs]
     last = Syncobj.query_many(iter(syncobjs), last_submitted=True)
+    assert last.typecode == "Q"
+    last = list(last)
     assert last == [syncobj.query_last_submitted() for syncobj in syncobjs]
     assert last == [(0, 2**40 + number, 2**41 + number)[number % 3] for number in range(count)]
 

@@ -345,7 +345,7 @@ def test_many(count, new, timeline):
     timeline.inc()
     assert Syncobj.wait_many(tuple(syncobjs), wanted, 0) is None
     assert Syncobj.wait_many(syncobjs, timeout=0) is None
-    assert Syncobj.query_many(syncobjs) == wanted
+    assert list(Syncobj.query_many(syncobjs)) == wanted
 
 
 def test_threads_on_one(busy, timeline):

@@ -240,8 +240,9 @@ def test_readers_in_other_threads_lose_no_writers_byte(access, buf, other):
     assert fetched(buf, SIZE)[::PAGE] == bytes([turn % 250 + 1]) * 4
 
 
-def test_a_writer_writes_on_while_a_reader_joins(heap, keep):
-    """Whoever has read before it writes is left alone: no START of others comes in between, long as it might take."""
+@pytest.mark.parametrize("access", [WRITE, RW])
+def test_a_writer_writes_on_while_a_reader_joins(access, heap, keep):
+    """Who writes is left alone: no START of others comes in between, long as it might take."""
     buf = keep(heap.alloc((1 << 20) - PAGE))
     for _ in range(8):  # for each of which a START would copy all of it
         keep(keep(DrmDevice.open(driver="vgem")).import_dma_buf(buf))
@@ -256,7 +257,7 @@ def test_a_writer_writes_on_while_a_reader_joins(heap, keep):
 
         thread = threading.Thread(target=join)
         thread.start()
-        with buf.cpu_access(RW) as view:
+        with buf.cpu_access(access) as view:
             go.set()
             turn = 0
             while not joined.is_set():
