@@ -41,6 +41,30 @@ static inline int number_in(const char *name)
 	return sscanf(name, "%*[a-z_]-%d", &n) == 1 ? n : 1;
 }
 
+/* Whether `name` is `wanted` or "wanted-N". */
+static inline int is_case(const char *name, const char *wanted)
+{
+	size_t length = strcspn(name, "-");
+
+	return strlen(wanted) == length && !strncmp(name, wanted, length);
+}
+
+static inline int timeline_open(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	insist(path, fd);
+	return fd;
+}
+
+static inline int fence_create(int timeline, unsigned int value)
+{
+	struct sw_sync_create_fence_data data = { .value = value };
+
+	insist("SW_SYNC_IOC_CREATE_FENCE", ioctl(timeline, SW_SYNC_IOC_CREATE_FENCE, &data));
+	return data.fence;
+}
+
 static inline int serve(long long (*run)(const char *name, int count))
 {
 	char name[64];

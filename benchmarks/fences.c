@@ -11,22 +11,6 @@ static const char *sw_sync_path;
 static int timelines[MANY], fences[MANY];
 static int made;
 
-static int timeline_open(void)
-{
-	int fd = open(sw_sync_path, O_RDWR | O_CLOEXEC);
-
-	insist(sw_sync_path, fd);
-	return fd;
-}
-
-static int fence_create(int timeline, unsigned int value)
-{
-	struct sw_sync_create_fence_data data = { .value = value };
-
-	insist("SW_SYNC_IOC_CREATE_FENCE", ioctl(timeline, SW_SYNC_IOC_CREATE_FENCE, &data));
-	return data.fence;
-}
-
 static void inc(int timeline, __u32 count)
 {
 	insist("SW_SYNC_IOC_INC", ioctl(timeline, SW_SYNC_IOC_INC, &count));
@@ -190,7 +174,7 @@ static const struct {
 static void make_fences(int count)
 {
 	for (made = 0; made < count; made++) {
-		timelines[made] = timeline_open();
+		timelines[made] = timeline_open(sw_sync_path);
 		fences[made] = fence_create(timelines[made], 1);
 	}
 }
@@ -206,16 +190,16 @@ static void close_fences(void)
 /* `name` is a case, or case-N for one with N fences. */
 static long long run(const char *name, int count)
 {
-	size_t length = strcspn(name, "-"), i = 0;
 	long long start, end;
 	int n = number_in(name);
+	size_t i = 0;
 
-	while (strlen(cases[i].name) != length || strncmp(cases[i].name, name, length))
+	while (!is_case(name, cases[i].name))
 		if (++i == sizeof(cases) / sizeof(*cases))
 			errx(1, "no such case: %s", name);
 
 	make_fences(n == 1 ? 2 : n);
-	set_up_timeline = timeline_open();
+	set_up_timeline = timeline_open(sw_sync_path);
 	set_up_epoll = epoll_create1(EPOLL_CLOEXEC);
 	set_up_fd = n == 1 ? dup(fences[0]) : merge_chain();
 	if (!strncmp(name, "wait", 4))
