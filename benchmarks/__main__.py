@@ -21,11 +21,29 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from linuxsync import sw_sync
+from linuxsync import DmaHeap, DrmDevice, OwnedFd, sw_sync
 
-from . import cases
+from . import buffer_cases, cases
 
 HERE = Path(__file__).resolve().parent
+
+
+def path_of(opened: OwnedFd) -> str:
+    """Where the file is that was opened, which is closed again."""
+    with opened:
+        return str(Path(f"/proc/self/fd/{opened.fileno()}").readlink())
+
+
+# The C programs, and what each is told about this machine.
+PROGRAMS: dict[str, Callable[[], list[str]]] = {
+    "fences": lambda: [sw_sync.find()],
+    "buffers": lambda: [
+        path_of(DmaHeap()),
+        path_of(DrmDevice.open("vgem")),
+        path_of(DrmDevice.open("virtio_gpu", render=True)),
+        sw_sync.find(),
+    ],
+}
 
 
 @dataclass
@@ -73,16 +91,21 @@ class Figure:
 
 
 class CProgram:
-    """benchmarks/fences.c, compiled and running."""
+    """One of the C programs, compiled and running."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, name: str) -> None:
         """Compile it into `folder`."""
-        binary = f"{folder}/bench"
+        self.name = name
+        try:
+            paths = PROGRAMS[name]()
+        except OSError as error:
+            raise click.ClickException(str(error)) from error
+        binary = f"{folder}/{name}"
         compiler = os.environ.get("CC", "cc")
         flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{HERE.parent / 'native'}"]
-        subprocess.run([compiler, *flags, "-o", binary, str(HERE / "fences.c")], check=True)
+        subprocess.run([compiler, *flags, "-o", binary, str(HERE / f"{name}.c")], check=True)
         self.process = subprocess.Popen(
-            [binary, sw_sync.find()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [binary, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
 
     def run(self, case: str, count: int) -> float:
@@ -91,7 +114,7 @@ class CProgram:
         self.process.stdin.write(f"{case} {count}\n")
         answer = self.process.stdout.readline()
         if not answer:
-            raise click.ClickException(f"fences.c ended with status {self.process.wait()} in case {case}")
+            raise click.ClickException(f"{self.name}.c ended with status {self.process.wait()} in case {case}")
         return int(answer) / count
 
     def close(self) -> None:
@@ -150,11 +173,10 @@ def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
-    chosen = [case for case in cases.CASES if only in case.name]
+    known = [*cases.CASES, *buffer_cases.CASES]
+    chosen = [case for case in known if only in case.name]
     if not chosen:
-        raise click.UsageError(
-            f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in cases.CASES)}"
-        )
+        raise click.UsageError(f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in known)}")
     figures = [Figure(case.name, case.what, case.max_vs_c, case.min_vs_plain) for case in chosen]
     stderr = Console(stderr=True, highlight=False)
     with (
@@ -162,22 +184,26 @@ def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
         Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress,
     ):
         task = progress.add_task("measuring", total=rounds * len(chosen))
-        program = CProgram(folder)
+        programs = {name: CProgram(folder, name) for name in sorted({case.program for case in chosen})}
         for number in range(1, rounds + 1):
             if not stderr.is_terminal:
                 stderr.print(f"round {number} of {rounds}")
             for case, figure in zip(chosen, figures, strict=True):
                 turns = [
-                    (figure.c, lambda case=case: program.run(case.name, case.count)),
+                    (figure.c, lambda case=case: programs[case.program].run(case.name, case.count)),
                     (figure.linuxsync, lambda case=case: timed(case.linuxsync, case.count)),
                     (figure.plain, lambda case=case: timed(case.plain, case.count)),
                 ]
                 # Whoever comes first finds colder caches, so each has its turn at it.
                 first = number % len(turns)
                 for values, measure in turns[first:] + turns[:first]:
-                    values.append(measure())
+                    try:
+                        values.append(measure())
+                    except OSError as error:  # a device that is there may still lack what is measured
+                        raise click.ClickException(f"{case.name}: {error}") from error
                 progress.advance(task)
-        program.close()
+        for program in programs.values():
+            program.close()
     # A pipe has no width of its own, and a table cut to 80 columns says nothing.
     wide = None if sys.stdout.isatty() else 160
     if json_file != "-":

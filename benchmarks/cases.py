@@ -1,4 +1,4 @@
-"""The benchmarks: each as linuxsync and as plain Python; fences.c has the third under the same name."""
+"""The benchmarks of fences: each as linuxsync and as plain Python; fences.c has the third under the same name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Work = Callable[[int], int]
 
 @dataclass(frozen=True)
 class Case:
-    """One benchmark, how often a round repeats it, and what it must reach."""
+    """One benchmark, how often a round repeats it, what it must reach, and where C has it."""
 
     name: str
     what: str
@@ -27,6 +27,7 @@ class Case:
     plain: Work
     max_vs_c: float | None = None
     min_vs_plain: float | None = None
+    program: str = "fences"  # the C file that has it
 
 
 def make_fences(stack: ExitStack, count: int, signal: bool = False) -> list[SyncFile]:
