@@ -21,10 +21,21 @@ def output(*arguments: str, stderr: str = "") -> str:
     return run.stdout
 
 
-def test_readme_example() -> None:
-    """The README's example prints what the README shows."""
-    readme = (ROOT / "README.md").read_text()
-    example, shown = re.search(r"```python\n(.*?)```.*?prints\n\n```\n(.*?)```", readme, re.DOTALL).groups()
+# A block of Python, then "prints", then what it prints; no other block in between.
+README = re.findall(
+    r"```python\n((?:(?!```).)*)```\n(?:(?!```).)*?prints\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+)
+
+
+def test_readme_has_examples() -> None:
+    """All that say what they print are found; the one that does not is a list of calls."""
+    text = (ROOT / "README.md").read_text()
+    assert len(README) == text.count("```python") - 1 == 6
+
+
+@pytest.mark.parametrize(("example", "shown"), README, ids=lambda text: text.partition("\n")[0][:40])
+def test_readme_example(example: str, shown: str) -> None:
+    """The README's examples print what the README shows."""
     # Which descriptor and which fence context it is depends on what ran before.
     assert re.sub(r"\d+", "N", output("-c", example)) == re.sub(r"\d+", "N", shown)
 
