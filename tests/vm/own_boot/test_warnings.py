@@ -1,8 +1,14 @@
 """What makes the kernel print a warning, once in a boot: elsewhere it would hide those that nobody expects."""
 
+import ctypes
+
 import pytest
+from drm_words import atomic
 from syncobj_words import ALL, ask, handles, points, refusal
 
+from linuxsync import SyncFile
+
+CRTC, PLANE, NONBLOCK = 0xCCCCCCCC, 0xEEEEEEEE, 0x200
 ABSURD = (2**21, 2**31, 2**32 - 1)
 
 
@@ -25,9 +31,15 @@ def test_more_syncobjs_than_there_is_room_for(count, gpu, new):
 
 
 def test_an_in_fence_for_nothing(screen, fence, timeline):
-    """A plane that is to show nothing waits for its in-fence too. (The atomic helpers warn.)"""
-    out = screen.flip(None, in_fence=fence)
-    assert not out.poll(0.2)
-    timeline.inc()
-    out.wait(5)
+    """A plane that shows nothing waits for its in-fence too, which linuxsync refuses. (The atomic helpers warn.)"""
+    plane, crtc = screen.ids(screen.plane, PLANE), screen.ids(screen.crtc, CRTC)
+    room = ctypes.c_int32(-1)
+    change = [(screen.plane, plane[name], 0) for name in ("FB_ID", "CRTC_ID")]
+    change.append((screen.plane, plane["IN_FENCE_FD"], fence.fileno()))
+    change.append((screen.crtc, crtc["OUT_FENCE_PTR"], ctypes.addressof(room)))
+    assert atomic(screen.fd, NONBLOCK, *change) == 0
+    with SyncFile(room.value) as out:
+        assert not out.poll(0.2)
+        timeline.inc()
+        out.wait(5)
     screen.flip(screen.fbs[1]).wait(5)
