@@ -342,10 +342,10 @@ def main(frames: int, buffers: str, render: float, as_json: bool, compositor_fd:
 
     Prints a line for each frame: when it was submitted, when the fences of its two engines signaled, when it was on the
     screen and when the next one took its place, in milliseconds since the first was submitted. Ctrl-C ends it early,
-    with the frames that there were.
+    with the frames that there were; through vm/run it ends the virtual machine.
     """
     before = descriptors()
-    # Ctrl-C reaches both processes. The client finishes the frame that it is at, and the compositor leaves after it.
+    # Ctrl-C is for the client: it finishes the frame that it is at, and the compositor leaves after it.
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     if compositor_fd is not None:
@@ -356,7 +356,7 @@ def main(frames: int, buffers: str, render: float, as_json: bool, compositor_fd:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, __file__, "--compositor", str(theirs.fileno())]
-            child = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+            child = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
         with child, ours:  # the socket goes first, on which the compositor leaves
             client = Client(ours, buffers, render / 1000)
             times = client.run(frames, stop)

@@ -95,8 +95,7 @@ def _known(device: DrmDevice) -> dict[tuple[int, int], dict[str, int]]:
             if why is None:
                 raise
             raise OSError(error.errno, f"{error.strerror}: {why}") from None
-        _properties[device] = {}
-    return _properties[device]
+    return _properties.setdefault(device, {})
 
 
 def _read(device: DrmDevice, kind: int, number: int) -> dict[str, int]:

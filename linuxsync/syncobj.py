@@ -77,7 +77,7 @@ class Syncobj(_native.Syncobj):
         second syncobj and DRM_IOCTL_SYNCOBJ_TRANSFER.
         """
         if point and not _native.takes_points(self.device):
-            with Syncobj.create(self.device) as spare:
+            with self._spare() as spare:
                 spare.transfer(self, point, 0)
                 return spare.export_sync_file()
         return self._export_sync_file(point, SyncFile)
@@ -97,27 +97,30 @@ class Syncobj(_native.Syncobj):
         second syncobj and DRM_IOCTL_SYNCOBJ_TRANSFER, which **forgets the error** of a fence that has failed by then.
         """
         if point and not _native.takes_points(self.device):
-            with Syncobj.create(self.device) as spare:
+            with self._spare() as spare:
                 spare.import_sync_file(fence)
                 self.transfer(spare, 0, point)
                 return
         self._import_sync_file(fence, point)
 
-    def transfer(self, src: Syncobj, src_point: int, dst_point: int) -> None:
+    def transfer(self, src: Syncobj, src_point: int, dst_point: int, wait_for_submit: bool = False) -> None:
         """Take over a fence of another syncobj of the same device, or of this one.
 
         Args:
             src_point: 0 for the fence that ``src`` holds, else a point of its timeline (``__u64``).
             dst_point: 0 to replace whatever this one holds, else the point to add (``__u64``).
+            wait_for_submit: if ``src`` has no fence there yet, wait for one: 5 s, in the kernel, and that anew after
+                each signal whose handler returns.
         Raises:
             ValueError: closed; the devices differ; a point is no u64.
-            OSError: EINVAL, ``src`` has no fence there yet; ``src.wait(point=src_point, wait_available=True)`` waits
-                for one; EOPNOTSUPP, a driver without timelines; ENOMEM.
+            TimeoutError: errno ETIME, with ``wait_for_submit``: 5 s were over.
+            OSError: EINVAL, ``src`` has no fence there yet; EOPNOTSUPP, a driver without timelines; ENOMEM.
 
         Mirrors DRM_IOCTL_SYNCOBJ_TRANSFER (``drm_syncobj_transfer_ioctl``). A fence that has failed already arrives at
-        a point as one that has merely signaled; in place of the binary fence it keeps its error.
+        a point as one that has merely signaled; in place of the binary fence it keeps its error. Threads: releases the
+        GIL with ``wait_for_submit``.
         """
-        self._transfer(src, src_point, dst_point)
+        self._transfer(src, src_point, dst_point, wait_for_submit)
 
     def eventfd(self, point: int | None, fd: SupportsIndex | _HasFileno, wait_available: bool = False) -> None:
         """Have an eventfd count one up when a point signals, at once if it has; it need not be submitted yet.

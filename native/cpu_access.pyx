@@ -146,9 +146,11 @@ cdef class Brackets:
         if access & DMA_BUF_SYNC_WRITE:
             flags |= DMA_BUF_SYNC_READ
         while True:
-            if self.writers:
-                if waited:
-                    break
+            if self.writers and waited:
+                break
+            if (self.writers or self.starting) and not waited:
+                # Also where only a START is under way: ours would keep its owner, who may want to write, from beginning,
+                # and it must not do that for as long as a fence takes that came after his.
                 wait_one(buffer, POLLOUT if access & DMA_BUF_SYNC_WRITE else POLLIN, deadline_of(None))
                 waited = True
                 continue
@@ -185,7 +187,7 @@ cdef class Brackets:
         return 0
 
     cdef int drain(self) except -1:
-        """Wait until no START is under way. They wait for no fence that ours has not waited for already."""
+        """Wait until no START is under way. Whoever issued one after ours had waited for the fences before."""
         self.waiting += 1
         try:
             with self.changed:

@@ -4,6 +4,7 @@
 cimport cython
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport ENOTTY, errno
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from linuxsync._native.cpu_access cimport Brackets, Mapping, as_access, join, map_all, words
@@ -22,7 +23,7 @@ from uapi cimport (
     dma_buf_import_sync_file,
     dma_buf_sync,
 )
-from linuxsync._native.wait cimport POLLIN, deadline_of, wait_one
+from linuxsync._native.wait cimport POLLIN, deadline_of, now, wait_one
 from xioctl cimport refusal, try_blocking_ioctl, try_ioctl
 
 from os import fstat
@@ -60,8 +61,11 @@ cdef class CpuAccess:
 
     def __enter__(self):
         cdef DmaBuf buffer = self.buffer
-        cdef int fd = fd_of(buffer)
+        cdef int fd
         cdef Mapping mapping
+        if buffer is None:
+            raise TypeError("cpu_access() of a DmaBuf makes a CpuAccess")
+        fd = fd_of(buffer)
         if self.mapping is not None:
             raise ValueError("this CPU access is open already; cpu_access() makes another")
         buffer.accesses += 1  # from here on close() leaves the descriptor to us
@@ -322,7 +326,10 @@ cdef class DmaBuf(OwnedFd):
         Mirrors poll(2) for POLLIN or POLLOUT (``dma_buf_poll``). Threads: releases the GIL while it waits.
         """
         cdef short events = POLLOUT if as_access(access) & DMA_BUF_SYNC_WRITE else POLLIN
-        return wait_one(self, events, deadline_of(timeout)) != 0
+        cdef int64_t deadline = deadline_of(timeout)
+        if deadline == 0:
+            deadline = now()  # asks once too, but without the GIL: the kernel takes the buffer's lock (dma_buf_poll)
+        return wait_one(self, events, deadline) != 0
 
     def _export_sync_file(self, access, type kind not None):
         cdef dma_buf_export_sync_file data

@@ -12,6 +12,7 @@ cdef class DrmDevice(OwnedFd):
 
 
 cdef int any_fd(OpenFile opened) except -2
+cdef int give_back(DrmDevice device, unsigned long request, void *data) except -65536
 
 
 cdef inline int file_of_device(DrmDevice device) except -1:

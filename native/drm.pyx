@@ -3,7 +3,8 @@
 
 from posix.unistd cimport getpid
 
-from linuxsync._native.fd cimport OwnedFd
+from linuxsync._native.fd cimport OwnedFd, drop, duplicate
+from xioctl cimport try_blocking_ioctl
 
 from weakref import ref
 
@@ -69,3 +70,20 @@ cdef int any_fd(OpenFile opened) except -2:
         if device is not None and (<DrmDevice>device).number >= 0:
             return (<DrmDevice>device).number
     return -1
+
+
+cdef int give_back(DrmDevice device, unsigned long request, void *data) except -65536:
+    """A request that ends something of the device's, through whichever descriptor there is: 0 or -errno, 0 without one."""
+    cdef int fd = device.number, own, result
+    if fd >= 0:
+        return try_blocking_ioctl(fd, request, data)
+    fd = any_fd(device.opened)
+    if fd < 0:
+        return 0
+    own = duplicate(fd)  # the one that it belongs to may be closed meanwhile, in another thread
+    try:
+        result = try_blocking_ioctl(own, request, data)
+    finally:
+        with nogil:
+            drop(own)
+    return result

@@ -13,5 +13,6 @@ cdef inline int fd_of(OwnedFd owner) except -1:
 
 cdef OwnedFd blank(type cls)
 cdef int begin_ownership(OwnedFd owner) except -1
+cdef int duplicate(int fd) except -1
 cdef void drop(int fd) noexcept nogil
 cdef unsigned long long as_unsigned(object value, int bits, str what) except? 0

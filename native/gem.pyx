@@ -13,7 +13,7 @@ from libc.string cimport memset
 from posix.fcntl cimport O_CLOEXEC, O_RDWR
 from posix.unistd cimport getpid
 
-from linuxsync._native.drm cimport DrmDevice, OpenFile, any_fd, file_of_device
+from linuxsync._native.drm cimport DrmDevice, OpenFile, any_fd, file_of_device, give_back
 from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
 from uapi cimport (
     LS_IOCTL_GEM_CLOSE,
@@ -116,7 +116,7 @@ cdef class GemBuffer:
 
         Mirrors DRM_IOCTL_GEM_CLOSE. The memory lives on in mappings and DmaBufs.
         """
-        cdef int result = give_back(self)
+        cdef int result = use_no_more(self)
         if result < 0:
             raise refusal(-result, f"DRM_IOCTL_GEM_CLOSE of {self.handle} on {self.device!r}")
 
@@ -164,11 +164,11 @@ cdef int file_of(GemBuffer gem) except -1:
     return file_of_device(gem.device)
 
 
-cdef int close_handle(int fd, uint32_t handle) except -65536:
+cdef int close_handle(DrmDevice device, uint32_t handle) except -65536:
     cdef ls_gem_close data
     data.handle = handle
     data.pad = 0
-    return try_blocking_ioctl(fd, LS_IOCTL_GEM_CLOSE, &data)
+    return give_back(device, LS_IOCTL_GEM_CLOSE, &data)
 
 
 cdef int ask(GemBuffer made, unsigned long request, void *data, uint32_t *handle) except -65536:
@@ -188,7 +188,7 @@ cdef int ask(GemBuffer made, unsigned long request, void *data, uint32_t *handle
             opened.users[made.handle] = opened.users.get(made.handle, 0) + 1
         except MemoryError:
             if made.handle not in opened.users:
-                close_handle(fd, made.handle)
+                close_handle(made.device, made.handle)
             raise
         made.ended = False
         return 0
@@ -196,10 +196,9 @@ cdef int ask(GemBuffer made, unsigned long request, void *data, uint32_t *handle
         leave()
 
 
-cdef int give_back(GemBuffer gem) except -65536:
+cdef int use_no_more(GemBuffer gem) except -65536:
     """Use the handle once less, and close it if that was the last time: 0 or -errno."""
     cdef OpenFile opened
-    cdef int fd, result = 0
     enter()
     try:
         if gem.ended:
@@ -211,10 +210,7 @@ cdef int give_back(GemBuffer gem) except -65536:
         if opened.users[gem.handle] > 1:
             opened.users[gem.handle] -= 1
             return 0
-        fd = any_fd(opened)
-        if fd >= 0:
-            result = close_handle(fd, gem.handle)
         del opened.users[gem.handle]
-        return result
+        return close_handle(gem.device, gem.handle)
     finally:
         leave()

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from linuxsync._native.drm cimport any_fd
+from linuxsync._native.drm cimport any_fd, give_back
 from linuxsync._native.fd cimport as_unsigned
 from linuxsync._native.gem cimport GemBuffer, file_of
 from uapi cimport LS_IOCTL_MODE_ADDFB2, LS_IOCTL_MODE_RMFB, ls_mode_fb_cmd2
@@ -58,16 +58,13 @@ cdef class Framebuffer:
         Mirrors DRM_IOCTL_MODE_RMFB (``drm_mode_rmfb``). Waits for the flip that takes it off its plane.
         """
         cdef uint32_t number = self.id
-        cdef int fd, result
+        cdef int result
         if number == 0 or self.process != getpid():
             return
-        fd = any_fd(self.gem.device.opened)
-        if fd >= 0:
-            result = try_blocking_ioctl(fd, LS_IOCTL_MODE_RMFB, &number)
-            self.id = 0  # not before: a signal's handler that raises ends the wait, and it is still there
-            if result < 0:
-                raise refusal(-result, f"DRM_IOCTL_MODE_RMFB of {number} on {self.gem.device!r}")
+        result = give_back(self.gem.device, LS_IOCTL_MODE_RMFB, &number)
         self.id = 0
+        if result < 0:
+            raise refusal(-result, f"DRM_IOCTL_MODE_RMFB of {number} on {self.gem.device!r}")
 
     def __enter__(self):
         return self

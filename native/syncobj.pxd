@@ -192,32 +192,35 @@ cdef inline int fd_to_handle(int fd, int source, uint32_t flags, uint64_t point,
     return result
 
 
-cdef inline int transfer_point(int fd, uint32_t source, uint64_t src_point, uint32_t target,
-                               uint64_t dst_point) except -65536:
+cdef inline int transfer_point(int fd, uint32_t source, uint64_t src_point, uint32_t target, uint64_t dst_point,
+                               bint wait_for_submit) except -65536:
     cdef ls_syncobj_transfer request
     memset(&request, 0, sizeof(request))
     request.src_handle = source
     request.dst_handle = target
     request.src_point = src_point
     request.dst_point = dst_point
+    request.flags = LS_SYNCOBJ_WAIT_FOR_SUBMIT if wait_for_submit else 0
+    if wait_for_submit:
+        return try_blocking_ioctl(fd, LS_IOCTL_SYNCOBJ_TRANSFER, &request)
     return try_ioctl(fd, LS_IOCTL_SYNCOBJ_TRANSFER, &request)
 
 
-cdef inline int replace_fence(int fd, unsigned long request_number, uint32_t handle) except -65536:
+cdef inline int replace_fences(int fd, unsigned long request_number, uint32_t *handles, uint32_t count) except -65536:
     """SIGNAL or RESET."""
     cdef ls_syncobj_array request
     memset(&request, 0, sizeof(request))
-    request.handles = <size_t>&handle
-    request.count_handles = 1
+    request.handles = <size_t>handles
+    request.count_handles = count
     return try_ioctl(fd, request_number, &request)
 
 
-cdef inline int signal_point(int fd, uint32_t handle, uint64_t point) except -65536:
+cdef inline int signal_points(int fd, uint32_t *handles, uint64_t *points, uint32_t count) except -65536:
     cdef ls_syncobj_timeline_array request
     memset(&request, 0, sizeof(request))
-    request.handles = <size_t>&handle
-    request.points = <size_t>&point
-    request.count_handles = 1
+    request.handles = <size_t>handles
+    request.points = <size_t>points
+    request.count_handles = count
     return try_ioctl(fd, LS_IOCTL_SYNCOBJ_TIMELINE_SIGNAL, &request)
 
 

@@ -8,12 +8,13 @@ from libc.errno cimport EINVAL, EMFILE, ENFILE, ENOENT, ETIME
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport getpid
 
-from linuxsync._native.drm cimport DrmDevice, any_fd
+from linuxsync._native.drm cimport DrmDevice, any_fd, file_of_device
 from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
     LS_IOCTL_SYNCOBJ_RESET,
     LS_IOCTL_SYNCOBJ_SIGNAL,
+    LS_IOCTL_SYNCOBJ_TIMELINE_SIGNAL,
     LS_SYNCOBJ_FD_TO_HANDLE_IMPORT_SYNC_FILE,
     LS_SYNCOBJ_FD_TO_HANDLE_TIMELINE,
     LS_SYNCOBJ_HANDLE_TO_FD_EXPORT_SYNC_FILE,
@@ -37,7 +38,7 @@ def takes_points(DrmDevice device not None):
     cdef int made, result
     if points_in_sync_files < 0:
         # A kernel that lacks the flag refuses it before it looks for the handle, of which there is no 0.
-        result = handle_to_fd(fd_of(device), 0, flags, 1, &made)
+        result = handle_to_fd(file_of_device(device), 0, flags, 1, &made)
         if result != -ENOENT and result != -EINVAL:
             return result == -EMFILE or result == -ENFILE  # the flag got past, and there is no descriptor to go on with
         points_in_sync_files = result == -ENOENT
@@ -184,6 +185,15 @@ cdef class Syncobj:
             raise refused(-result, "HANDLE_TO_FD", self)
         return made
 
+    def _spare(self):
+        """An empty syncobj of the same open file, through which a fence goes to or from a point."""
+        cdef Syncobj made = made_past_init(type(self), self.parent)
+        cdef int result = create_handle(device_of(self), False, &made.number)
+        if result < 0:
+            made.number = 0
+            raise refused(-result, "CREATE", self.parent)
+        return made
+
     def _export_sync_file(self, point, type kind not None):
         cdef uint64_t at = as_point(point)
         cdef uint32_t flags = LS_SYNCOBJ_HANDLE_TO_FD_EXPORT_SYNC_FILE | (LS_SYNCOBJ_HANDLE_TO_FD_TIMELINE if at else 0)
@@ -217,10 +227,12 @@ cdef class Syncobj:
         it is for those who have hold of it: signaling a syncobj is not signaling its fence.
         """
         cdef int fd = device_of(self), result
+        cdef uint64_t at
         if point is None:
-            result = replace_fence(fd, LS_IOCTL_SYNCOBJ_SIGNAL, self.number)
+            result = replace_fences(fd, LS_IOCTL_SYNCOBJ_SIGNAL, &self.number, 1)
         else:
-            result = signal_point(fd, self.number, as_point(point))
+            at = as_point(point)
+            result = signal_points(fd, &self.number, &at, 1)
         if result < 0:
             raise refused(-result, "SIGNAL" if point is None else "TIMELINE_SIGNAL", self)
 
@@ -232,7 +244,7 @@ cdef class Syncobj:
 
         Mirrors DRM_IOCTL_SYNCOBJ_RESET.
         """
-        cdef int result = replace_fence(device_of(self), LS_IOCTL_SYNCOBJ_RESET, self.number)
+        cdef int result = replace_fences(device_of(self), LS_IOCTL_SYNCOBJ_RESET, &self.number, 1)
         if result < 0:
             raise refused(-result, "RESET", self)
 
@@ -364,12 +376,37 @@ cdef class Syncobj:
             raise refused(-result, "QUERY", one)
         return found
 
-    def _transfer(self, Syncobj src not None, src_point, dst_point):
+    @staticmethod
+    def signal_many(objs, points=None):
+        """Signal many syncobjs of one device in one call: all of them, or none.
+
+        Args:
+            points: None as for ``signal()``; else as many points (int, ``__u64``) as ``objs``.
+        Raises:
+            ValueError: no objects; objects of different devices; a closed one; another number of points.
+            TypeError, OSError: as ``wait_many`` and ``signal``; ENOENT, somebody else destroyed a handle.
+
+        Mirrors DRM_IOCTL_SYNCOBJ_SIGNAL and DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL.
+        """
+        request = LS_IOCTL_SYNCOBJ_SIGNAL if points is None else LS_IOCTL_SYNCOBJ_TIMELINE_SIGNAL
+        apply_to_many(objs, points, request, "SIGNAL" if points is None else "TIMELINE_SIGNAL")
+
+    @staticmethod
+    def reset_many(objs):
+        """Empty many syncobjs of one device in one call: all of them, or none.
+
+        Raises: as ``signal_many``. Mirrors DRM_IOCTL_SYNCOBJ_RESET.
+        """
+        apply_to_many(objs, None, LS_IOCTL_SYNCOBJ_RESET, "RESET")
+
+    def _transfer(self, Syncobj src not None, src_point, dst_point, bint wait_for_submit):
         cdef uint64_t at = as_point(src_point), to = as_point(dst_point)
         cdef int fd = device_of(src), result = device_of(self)
         if src.parent.opened is not self.parent.opened:
             raise ValueError(f"{src!r} is of another device than {self!r}")
-        result = transfer_point(fd, src.number, at, self.number, to)
+        result = transfer_point(fd, src.number, at, self.number, to, wait_for_submit)
+        if result == -ETIME:
+            raise TimeoutError(ETIME, f"{no_fence(at)} of {src!r}, and the kernel has waited for 5 s")
         if result < 0:
             raise refused(-result, "TRANSFER", self, f"{no_fence(at)} of {src!r}" if result == -EINVAL else "")
 
@@ -392,6 +429,31 @@ cdef class Syncobj:
             raise refused(EINVAL, "EVENTFD", self, "this kernel does not know the request, Linux 6.6 brought it")
         if result < 0:
             raise refused(-result, "EVENTFD", self, f"fd {event} is no eventfd" if result == -EINVAL else "")
+
+
+cdef int apply_to_many(object objs, object points, unsigned long request, str name) except -1:
+    """SIGNAL, RESET or TIMELINE_SIGNAL of all of `objs`."""
+    cdef list wanted = objs if type(objs) is list else list(objs)
+    cdef Py_ssize_t count = len(wanted)
+    cdef Arrays arrays
+    cdef int fd, result
+    if not wanted:
+        raise ValueError("at least one syncobj is needed")
+    one = wanted[0]
+    reserve(&arrays, count)
+    try:
+        if points is not None:
+            fill_points(arrays.points, points, count)
+        fd = fill_handles(arrays.handles, wanted, count)
+        if points is None:
+            result = replace_fences(fd, request, arrays.handles, <uint32_t>count)
+        else:
+            result = signal_points(fd, arrays.handles, arrays.points, <uint32_t>count)
+    finally:
+        release(&arrays)
+    if result < 0:
+        raise refused(-result, name, one, f"the first of {count}")
+    return 0
 
 
 cdef uint64_t query_one(Syncobj which, bint last_submitted) except? 0:

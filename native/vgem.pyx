@@ -5,7 +5,8 @@ from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from linuxsync._native.fd cimport OwnedFd, as_unsigned, fd_of
+from linuxsync._native.drm cimport DrmDevice, file_of_device
+from linuxsync._native.fd cimport as_unsigned, fd_of
 from uapi cimport (
     LS_IOCTL_VGEM_FENCE_ATTACH,
     LS_IOCTL_VGEM_FENCE_SIGNAL,
@@ -16,7 +17,7 @@ from uapi cimport (
 from xioctl cimport refusal, try_blocking_ioctl, try_ioctl
 
 
-def attach(OwnedFd device not None, handle, bint write):
+def attach(DrmDevice device not None, handle, bint write):
     """Hang a new fence on a buffer of ``device``.
 
     Args:
@@ -43,7 +44,7 @@ def attach(OwnedFd device not None, handle, bint write):
     return data.out_fence
 
 
-def signal(OwnedFd device not None, fence):
+def signal(DrmDevice device not None, fence):
     """Signal a fence and forget its id.
 
     Args:
@@ -61,9 +62,9 @@ def signal(OwnedFd device not None, fence):
     cdef int result
     memset(&data, 0, sizeof(data))
     data.fence = <uint32_t>as_unsigned(fence, 32, "a fence's id")
-    result = try_ioctl(fd_of(device), LS_IOCTL_VGEM_FENCE_SIGNAL, &data)
+    result = try_ioctl(file_of_device(device), LS_IOCTL_VGEM_FENCE_SIGNAL, &data)
     if result == -ETIMEDOUT:
         return False
     if result < 0:
-        raise refusal(-result, f"DRM_IOCTL_VGEM_FENCE_SIGNAL of fence {data.fence} on fd {device.number}")
+        raise refusal(-result, f"DRM_IOCTL_VGEM_FENCE_SIGNAL of fence {data.fence} on {device!r}")
     return True

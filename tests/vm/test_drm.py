@@ -235,9 +235,14 @@ def test_watch_hears_of_changes():
 def test_watch_does_not_last_longer_for_events():
     """Events do not put off the end."""
     start = time.monotonic()
-    for _ in drm.watch(timeout=0.5):
-        change("vgem")  # which is told next
+    told = 0
+    with drm.watch(timeout=0.5) as events:
+        change("vgem")
+        for _ in events:
+            told += 1
+            change("vgem")  # which is told next
     assert 0.5 <= time.monotonic() - start < 15
+    assert told > 1
 
 
 def test_watch_is_stopped_by_another_thread():
@@ -292,3 +297,18 @@ def test_watch_sees_a_module_go_and_come():
     subprocess.run(["udevadm", "settle"], check=True)
     with DrmDevice.open(driver="vkms") as device:
         assert device.driver == "vkms"
+
+
+def test_looking_makes_nobody_master(monkeypatch):
+    """devices() opens the render node of whatever has one; who opens a primary node first is its master."""
+    opened = []
+    real = DrmDevice.open
+
+    def watched(*arguments, **options):
+        opened.append(options["path"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(DrmDevice, "open", watched)
+    found = drm.devices()
+    assert opened == [node.render or node.primary for node in found]
+    assert [node.render is None for node in found].count(True) == 1  # vkms

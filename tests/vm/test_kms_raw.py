@@ -8,7 +8,7 @@ import struct
 import pytest
 from clock_words import after, alarm, lasts
 from drm_words import ask, atomic, exchange, properties
-from kernel_words import raw_info, refused
+from kernel_words import answer, raw_info, refused
 
 from linuxsync import SyncFile, kms
 
@@ -16,6 +16,7 @@ CRTC, CONNECTOR, PLANE = 0xCCCCCCCC, 0xC0C0C0C0, 0xEEEEEEEE
 EVENT, TEST_ONLY, NONBLOCK = 1, 0x100, 0x200
 FLIP_COMPLETE = 2  # the type of the event
 VIRTUAL, WRITEBACK = 15, 18  # types of connectors
+CREATEPROPBLOB, DESTROYPROPBLOB = 0xC01064BD, 0xC00464BE
 UNIVERSAL_PLANES, CAP_ATOMIC, CAP_WRITEBACK = 2, 3, 5
 
 
@@ -163,3 +164,24 @@ def test_writeback_out_fences(screen):
     assert (atomic(fd, 0, give), room.value) == (0, -1)
     room.value = 77
     assert (atomic(fd, 0, (connector, ids["WRITEBACK_FB_ID"], 0), give), room.value) == (-errno.EINVAL, -1)
+
+
+def test_modes_leave_no_blobs(screen):
+    """The number that the kernel gives the next blob is the same after any number of modesets."""
+
+    def next_blob():
+        data = (ctypes.c_uint8 * 4)()
+        room = struct.pack("QII", ctypes.addressof(data), 4, 0)
+        blob = ctypes.create_string_buffer(room, len(room))
+        answer(screen.fd, CREATEPROPBLOB, ctypes.addressof(blob))
+        number = struct.unpack("QII", blob.raw)[2]
+        gone = ctypes.c_uint32(number)
+        assert answer(screen.fd, DESTROYPROPBLOB, ctypes.addressof(gone)) == 0
+        return number
+
+    kms.modeset(screen.device, screen.pipeline, screen.fbs[1])
+    kms.modeset(screen.device, screen.pipeline, screen.fbs[0])
+    seen = {next_blob() for _ in range(3)}
+    for number in range(6):
+        kms.modeset(screen.device, screen.pipeline, screen.fbs[number % 3])
+    assert max(next_blob() for _ in range(3)) <= max(seen) + 1

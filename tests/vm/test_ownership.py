@@ -1,130 +1,32 @@
-"""Who owns what when something comes in between: signals whose handlers raise, threads, duplicates, copies, garbage."""
+"""Who owns what when something comes in between: threads, duplicates, copies, garbage, wrong arguments."""
 
 import copy
+import ctypes
 import gc
+import os
 import pickle
-import random
-import signal
+import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
-from buffer_words import PAGE, bufinfo, syncs
-from drm_words import ask, framebuffers, handles, node_of
+from buffer_words import PAGE, syncs
+from children import forked
+from drm_words import ask, framebuffers, handles
 
 from linuxsync import (
     Access,
     DmaBuf,
-    DmaHeap,
     DrmDevice,
     SyncFile,
     Syncobj,
     Timeline,
     VgemDevice,
     kms,
-    udmabuf,
     wait_all,
 )
-
-
-class StruckError(Exception):
-    """What the handler of a signal raises."""
-
-
-@contextmanager
-def strikes(most):
-    """A function that has a signal come within so many seconds, whose handler raises; what that drops does not warn."""
-
-    def strike(*_):
-        raise StruckError
-
-    chance = random.Random(5)
-    before = signal.signal(signal.SIGALRM, strike)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            yield lambda: signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, most))
-            gc.collect()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def struck(work, seconds=4.0):
-    """How often `work` ended by a signal, and how often by itself, in so many seconds."""
-    ends = [0, 0]
-    work()
-    start = time.monotonic()
-    work()
-    until = time.monotonic() + seconds
-    with strikes(1.5 * (time.monotonic() - start)) as strike:
-        while time.monotonic() < until:
-            try:
-                strike()
-                work()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                ends[1] += 1
-            except StruckError:
-                ends[0] += 1
-    return ends
-
-
-def test_a_handler_that_raises_loses_no_handle(vgem, vkms):
-    """Dumb buffers, exports and imports: at the end the kernel has as many handles as there are objects."""
-    with vgem.create_dumb(64, 64, 32) as gem:
-
-        def work():
-            vgem.create_dumb(64, 64, 32).close()
-            with gem.export() as dmabuf, vkms.import_dma_buf(dmabuf), vgem.import_dma_buf(dmabuf):
-                pass
-
-        interrupted, finished = struck(work, 8)
-        assert interrupted > 100
-        assert finished > 0
-        assert (handles(vgem.fileno()), handles(vkms.fileno())) == ([gem.handle], [])
-        gem.export().close()
-    assert bufinfo() == {}
-
-
-@pytest.mark.parametrize("what", ["heap", "udmabuf", "devices", "framebuffer", "syncobj", "sync_files"])
-def test_a_handler_that_raises_loses_nothing(what, heap, vkms, gpu, timeline, fence):
-    """Whatever is made; the fixtures count descriptors, buffers, framebuffers and open files."""
-    gem = vkms.create_dumb(64, 64, 32)
-    buf = heap.alloc(PAGE)
-    node = node_of("vgem")  # because pyudev, which finds devices by their driver, is not proof against this
-
-    def framebuffer():
-        kms.add_framebuffer(gem, 64, 64).close()
-
-    def syncobj():
-        with Syncobj.create(gpu) as made:
-            made.import_sync_file(fence)
-            made.export_sync_file().close()
-
-    def sync_files():
-        buf.import_sync_file(fence, Access.READ)
-        buf.export_sync_file(Access.RW).close()
-        with buf.cpu_access(Access.READ):
-            pass
-
-    work = {
-        "heap": lambda: DmaHeap().close() or heap.alloc(1 << 20).close(),
-        "udmabuf": lambda: udmabuf.create(1 << 18).close(),
-        "devices": lambda: VgemDevice.open(path=node).close(),
-        "framebuffer": framebuffer,
-        "syncobj": syncobj,
-        "sync_files": sync_files,
-    }[what]
-    interrupted, finished = struck(work)
-    assert interrupted > 20
-    assert finished > 0
-    assert framebuffers("vkms") == []
-    assert handles(vkms.fileno()) == [gem.handle]
-    timeline.inc()
-    gem.close()
-    buf.close()
 
 
 def test_closing_a_screen_lets_others_go_on(screen, timeline, keep):
@@ -184,6 +86,140 @@ def test_what_a_device_gave_lives_as_long_as_its_duplicates():
         assert ask(twin.fileno(), "RMFB", 1)[0] < 0
         with pytest.raises(FileNotFoundError):
             Syncobj(twin, handle)
+
+
+def test_buffers_of_a_duplicate_while_the_first_is_closed(vgem):
+    """In two threads: each gives back through its own descriptor."""
+    stop = threading.Event()
+    first = []
+
+    def close():
+        while not stop.is_set():
+            if first:
+                first.pop().close()
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    try:
+        for _ in range(200):
+            one = vgem.dup()
+            with one.dup() as two:
+                buffers = [two.create_dumb(16, 16, 32) for _ in range(4)]
+                first.append(one)
+                for gem in buffers:
+                    gem.close()
+    finally:
+        stop.set()
+        thread.join()
+        for one in first:
+            one.close()
+    assert handles(vgem.fileno()) == []
+
+
+def test_points_and_vgem_fences_through_a_duplicate(keep):
+    """What needs a second handle, or an id, works too once the device itself is closed."""
+    device = DrmDevice.open("virtio_gpu")
+    syncobj = device.create_syncobj()
+    with device.dup(), Timeline() as timeline, timeline.create_fence(0) as fence:
+        device.close()
+        syncobj.import_sync_file(fence, 3)
+        syncobj.export_sync_file(3).close()
+        with pytest.raises(ValueError, match="closed"):
+            device.create_syncobj()
+        syncobj.close()
+    vgem = VgemDevice.open()
+    gem = vgem.create_dumb(16, 16, 32)
+    with gem.export() as dmabuf, vgem.dup():
+        fence = vgem.attach_fence(gem)
+        vgem.close()
+        assert not dmabuf.poll(Access.WRITE)
+        fence.signal()
+        assert dmabuf.poll(Access.WRITE)
+        gem.close()
+
+
+def test_an_access_is_made_by_its_buffer(buf):
+    """The class by itself makes nothing that can be entered."""
+    made = type(buf.cpu_access())()
+    with pytest.raises(TypeError, match="of a DmaBuf"):
+        made.__enter__()
+    with pytest.raises(ValueError, match="not open"):
+        made.__exit__(None, None, None)
+
+
+def test_a_writer_does_not_wait_for_a_fence_that_came_later(buf, timeline):
+    """Who comes while a START is under way waits for the fences by itself, not in a START that the first must wait for.
+
+    The writer's START has returned in the kernel, but not to Python, whose lock this thread keeps, when another process
+    puts a fence into the buffer and this thread begins to read.
+    """
+    python = ctypes.PyDLL(None)  # whose calls keep the lock
+    told, done = os.pipe(), os.pipe()
+    inside, reading = threading.Event(), buf.dup()
+    first, later = timeline.create_fence(1), timeline.create_fence(2)
+    access = reading.cpu_access(Access.READ)
+    with access:
+        pass  # from here on nothing is left to set up, which would let go of the lock
+    buf.import_sync_file(first, Access.WRITE)
+
+    def write():
+        with buf.cpu_access(Access.WRITE):
+            inside.set()
+
+    def child():
+        os.read(told[0], 1)
+        buf.import_sync_file(later, Access.WRITE)
+        os.write(done[1], b"x")
+
+    seen = []
+    writer = threading.Thread(target=write)
+    end = threading.Thread(target=lambda: seen.append(inside.wait(5)) or timeline.inc())
+    with forked(child):
+        writer.start()
+        time.sleep(0.3)  # until it is in START
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(60)
+        try:
+            end.start()
+            timeline.inc()
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:
+                pass
+            python.write(told[1], b"x", 1)
+            python.read(done[0], ctypes.create_string_buffer(1), 1)
+            with access:
+                pass
+        finally:
+            sys.setswitchinterval(before)
+    writer.join(10)
+    end.join(10)
+    assert seen == [True]
+    for owner in (first, later, reading):
+        owner.close()
+    for fd in (*told, *done):
+        os.close(fd)
+
+
+def test_threads_ask_for_properties_at_once(screen):
+    """The first commit of each of several threads on a new device object finds the properties."""
+    failures = []
+    for _ in range(15):
+        with screen.device.dup() as device:
+            start = threading.Barrier(4)
+
+            def work(device=device, start=start):
+                start.wait()
+                try:
+                    kms.commit(device, crtc=screen.crtc, plane=screen.plane, fb=screen.fbs[0], test_only=True)
+                except FileNotFoundError as error:
+                    failures.append(error)
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert failures == []
 
 
 def test_a_device_made_of_another(keep):

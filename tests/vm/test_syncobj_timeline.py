@@ -4,6 +4,7 @@ import errno
 import itertools
 
 import pytest
+from clock_words import after, lasts
 from kernel_words import refused
 from syncobj_words import ask, handles, next_handle, points, refusal, status_at, syncobj_device
 
@@ -280,3 +281,34 @@ def test_shared_points(gpu, new, put, timeline):
         twin.wait(0, 4)
         twin.signal(6)
         syncobj.wait(0, 6)
+
+
+@pytest.mark.parametrize("count", [1, 65])
+def test_signal_and_reset_many(count, new):
+    """All at once, binary and at points; what is refused changes none."""
+    syncobjs = [new() for _ in range(count)]
+    Syncobj.signal_many(iter(syncobjs), range(5, 5 + count))
+    assert list(Syncobj.query_many(syncobjs)) == list(range(5, 5 + count))
+    Syncobj.reset_many(syncobjs)
+    with refused(errno.EINVAL):
+        Syncobj.wait_many(syncobjs, timeout=0)
+    Syncobj.signal_many(syncobjs)
+    Syncobj.wait_many(syncobjs, timeout=0)
+    for wrong in ([], [*syncobjs, None]):
+        for use in (Syncobj.signal_many, Syncobj.reset_many):
+            with pytest.raises((ValueError, TypeError)):
+                use(wrong)
+    with pytest.raises(ValueError, match="points"):
+        Syncobj.signal_many(syncobjs, [1] * (count + 1))
+    Syncobj.wait_many(syncobjs, timeout=0)
+
+
+def test_transfer_that_waits(new, timeline):
+    """For a fence to be submitted, in another thread; the kernel gives up after 5 s."""
+    src, dst = new(), new()
+    with timeline.create_fence(1) as fence, after(0.2, lambda: src.import_sync_file(fence, 4)):
+        dst.transfer(src, 4, 7, wait_for_submit=True)
+    assert dst.query_last_submitted() == 7
+    with lasts(4.5, 15), pytest.raises(TimeoutError) as caught:
+        dst.transfer(src, 5, 8, wait_for_submit=True)
+    assert caught.value.errno == errno.ETIME

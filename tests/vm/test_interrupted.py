@@ -1,0 +1,112 @@
+"""Signals whose handlers raise, in the middle of whatever makes something: nothing is lost."""
+
+import gc
+import random
+import signal
+import time
+import warnings
+from contextlib import contextmanager
+
+import pytest
+from buffer_words import PAGE, bufinfo
+from drm_words import framebuffers, handles, node_of
+
+from linuxsync import Access, DmaHeap, Syncobj, VgemDevice, kms, udmabuf
+
+
+class StruckError(Exception):
+    """What the handler of a signal raises."""
+
+
+@contextmanager
+def strikes(most):
+    """A function that has a signal come within so many seconds, whose handler raises; what that drops does not warn."""
+
+    def strike(*_):
+        raise StruckError
+
+    chance = random.Random(5)
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield lambda: signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, most))
+            gc.collect()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def struck(work, seconds=4.0):
+    """How often `work` ended by a signal, and how often by itself, in so many seconds."""
+    ends = [0, 0]
+    work()
+    start = time.monotonic()
+    work()
+    until = time.monotonic() + seconds
+    with strikes(1.5 * (time.monotonic() - start)) as strike:
+        while time.monotonic() < until:
+            try:
+                strike()
+                work()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                ends[1] += 1
+            except StruckError:
+                ends[0] += 1
+    return ends
+
+
+def test_a_handler_that_raises_loses_no_handle(vgem, vkms):
+    """Dumb buffers, exports and imports: at the end the kernel has as many handles as there are objects."""
+    with vgem.create_dumb(64, 64, 32) as gem:
+
+        def work():
+            vgem.create_dumb(64, 64, 32).close()
+            with gem.export() as dmabuf, vkms.import_dma_buf(dmabuf), vgem.import_dma_buf(dmabuf):
+                pass
+
+        interrupted, finished = struck(work, 8)
+        assert interrupted > 100
+        assert finished > 0
+        assert (handles(vgem.fileno()), handles(vkms.fileno())) == ([gem.handle], [])
+        gem.export().close()
+    assert bufinfo() == {}
+
+
+@pytest.mark.parametrize("what", ["heap", "udmabuf", "devices", "framebuffer", "syncobj", "sync_files"])
+def test_a_handler_that_raises_loses_nothing(what, heap, vkms, gpu, timeline, fence):
+    """Whatever is made; the fixtures count descriptors, buffers, framebuffers and open files."""
+    gem = vkms.create_dumb(64, 64, 32)
+    buf = heap.alloc(PAGE)
+    node = node_of("vgem")  # because pyudev, which finds devices by their driver, is not proof against this
+
+    def framebuffer():
+        kms.add_framebuffer(gem, 64, 64).close()
+
+    def syncobj():
+        with Syncobj.create(gpu) as made:
+            made.import_sync_file(fence)
+            made.export_sync_file().close()
+
+    def sync_files():
+        buf.import_sync_file(fence, Access.READ)
+        buf.export_sync_file(Access.RW).close()
+        with buf.cpu_access(Access.READ):
+            pass
+
+    work = {
+        "heap": lambda: DmaHeap().close() or heap.alloc(1 << 20).close(),
+        "udmabuf": lambda: udmabuf.create(1 << 18).close(),
+        "devices": lambda: VgemDevice.open(path=node).close(),
+        "framebuffer": framebuffer,
+        "syncobj": syncobj,
+        "sync_files": sync_files,
+    }[what]
+    interrupted, finished = struck(work)
+    assert interrupted > 20
+    assert finished > 0
+    assert framebuffers("vkms") == []
+    assert handles(vkms.fileno()) == [gem.handle]
+    timeline.inc()
+    gem.close()
+    buf.close()
