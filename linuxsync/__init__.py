@@ -6,7 +6,7 @@ them. `VgemDevice`, `Syncobj` and `kms.commit` are where else fences come from a
 every method is an ioctl(2) or poll(2) on a real descriptor.
 """
 
-from . import drm, kms, sw_sync, udmabuf, vgem
+from . import ddi, drm, kms, sw_sync, udmabuf, vgem
 from ._fd import OwnedFd
 from .dma_buf import Access, DmaBuf
 from .dma_heap import DmaHeap
@@ -44,6 +44,7 @@ __all__ = [
     "VgemDevice",
     "VgemFence",
     "as_completed",
+    "ddi",
     "drm",
     "kms",
     "merge",

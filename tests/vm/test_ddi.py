@@ -1,0 +1,233 @@
+"""ddi: what each call of 9F asks the kernel, for each direction, and what it says to calls that are wrong."""
+
+import errno
+import itertools
+import re
+
+import pytest
+from buffer_words import PAGE, syncs
+from kernel_words import refused
+
+from linuxsync import Access, DmaBuf, DmaHeap, ddi
+from linuxsync.ddi import BindError, BindResult, CoherenceError, DmaFlags, DmaHandle, RangeError, SyncType
+
+FORDEV, FORCPU, FORKERNEL = SyncType
+DIRECTIONS = {DmaFlags.WRITE: "WRITE", DmaFlags.READ: "READ", DmaFlags.RDWR: "RW"}
+
+
+@pytest.fixture
+def handle(buf):
+    """A handle to which a whole buffer is bound, for both directions."""
+    with DmaHandle() as made:
+        yield made.bind(buf, DmaFlags.RDWR)
+
+
+def test_the_numbers():
+    """Those of the illumos headers, sys/sunddi.h and sys/ddidmareq.h."""
+    assert (ddi.DDI_SUCCESS, ddi.DDI_FAILURE) == (0, -1)
+    assert [int(kind) for kind in SyncType] == [0, 1, 2]
+    assert (ddi.DDI_DMA_SYNC_FORDEV, ddi.DDI_DMA_SYNC_FORCPU, ddi.DDI_DMA_SYNC_FORKERNEL) == (0, 1, 2)
+    assert {flag.name: int(flag) for flag in DmaFlags} == {
+        "WRITE": 1,
+        "READ": 2,
+        "REDZONE": 4,
+        "PARTIAL": 8,
+        "CONSISTENT": 0x10,
+        "EXCLUSIVE": 0x20,
+        "STREAMING": 0x40,
+    }
+    names = "USE_PHYSICAL INUSE BADATTR STALE BADLIMITS LOCKED TOOSMALL TOOBIG NOMAPPING NORESOURCES"
+    assert [BindResult(number).name for number in range(-10, 3)] == [*names.split(), "MAPPED", "PARTIAL_MAP", "DONE"]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("attribute", [DmaFlags(0), DmaFlags.CONSISTENT, DmaFlags.STREAMING])
+def test_what_the_kernel_is_asked(direction, attribute, buf, exporter):
+    """Bind publishes, FORDEV too, FORCPU and FORKERNEL fetch, unbind fetches; whatever the memory's attributes are."""
+    start, end = (f"{which} {DIRECTIONS[direction]}" for which in ("START", "END"))
+    with syncs() as seen, DmaHandle() as handle:
+        handle.bind(buf, direction | attribute)
+        for kind in (FORDEV, FORCPU, FORKERNEL):
+            handle.sync(kind)
+        handle.unbind()
+    # A udmabuf refuses END before its first START.
+    bound = [end, start, end] if exporter == "udmabuf" else [end]
+    assert list(seen) == [*bound, end, start, start, start]
+
+
+def test_ranges(buf):
+    """Counted from where the bound range begins; 0 is to its end; outside is a failure, and nothing is synced."""
+    with DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR, 2 * PAGE, 3 * PAGE)
+        assert (handle.offset, handle.length, handle.granularity) == (2 * PAGE, 3 * PAGE, buf.size)
+        with syncs() as seen:
+            for good in ((0, 0), (0, 3 * PAGE), (PAGE, 0), (PAGE + 1, 7), (3 * PAGE - 1, 1)):
+                assert ddi.ddi_dma_sync(handle, *good, FORDEV) == 0
+        assert list(seen) == ["END RW"] * 5
+        with syncs() as seen:
+            for bad in (
+                (0, 3 * PAGE + 1),
+                (3 * PAGE, 0),
+                (3 * PAGE, 1),
+                (-1, 1),
+                (PAGE, -1),
+                (1, 3 * PAGE),
+                (2**64, 0),
+            ):
+                for kind in SyncType:
+                    assert ddi.ddi_dma_sync(handle, *bad, kind) == -1
+                    with pytest.raises(RangeError, match="are not within"):
+                        handle.sync(kind, *bad)
+        assert list(seen) == []
+
+
+def test_binding(buf):
+    """What 9F's results are for; a failed bind leaves the handle as it was."""
+    status, handle = ddi.ddi_dma_alloc_handle()
+    assert status == ddi.DDI_SUCCESS
+    size = buf.size
+    for offset, length in ((size, 0), (-1, 1), (0, size + 1), (PAGE, size), (0, -1)):
+        assert ddi.ddi_dma_addr_bind_handle(handle, buf, offset, length, DmaFlags.WRITE) is BindResult.NOMAPPING
+    assert ddi.ddi_dma_buf_bind_handle(handle, buf, DmaFlags.CONSISTENT) is BindResult.BADATTR
+    assert not handle.bound
+    assert ddi.ddi_dma_buf_bind_handle(handle, buf, DmaFlags.WRITE | DmaFlags.PARTIAL) is BindResult.MAPPED
+    assert ddi.ddi_dma_buf_bind_handle(handle, buf, DmaFlags.WRITE) is BindResult.INUSE
+    with pytest.raises(BindError, match="DDI_DMA_INUSE") as caught:
+        handle.bind(buf, DmaFlags.READ)
+    assert caught.value.result is BindResult.INUSE
+    with pytest.raises(ValueError, match="still bound"):
+        ddi.ddi_dma_free_handle(handle)
+    assert ddi.ddi_dma_unbind_handle(handle) == ddi.DDI_SUCCESS
+    ddi.ddi_dma_free_handle(handle)
+    ddi.ddi_dma_free_handle(handle)
+    with pytest.raises(ValueError, match="freed"):
+        handle.bind(buf, DmaFlags.READ)
+
+
+def test_nothing_bound():
+    """Everything that needs memory says that there is none."""
+    with DmaHandle() as handle:
+        for use in (
+            lambda: handle.sync(FORDEV),
+            lambda: ddi.ddi_dma_sync(handle, 0, 0, FORCPU),
+            handle.unbind,
+            handle.device_reads,
+            lambda: handle.memory,
+            lambda: handle.granularity,
+        ):
+            with pytest.raises(ValueError, match="nothing is bound"):
+                use()
+        assert repr(handle) == "<unbound DmaHandle>"
+    assert repr(handle) == "<freed DmaHandle>"
+
+
+def test_it_holds_the_buffer(heap):
+    """The buffer can be closed while it is bound, and is there until unbind."""
+    buf = heap.alloc(PAGE)
+    with DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR)
+        buf.close()
+        handle.memory[:3] = b"abc"
+        assert handle.memory[:4] == b"abc\0"
+        assert (handle.memory[1], len(handle.memory)) == (ord("b"), PAGE)
+        memory = handle.memory
+        handle.unbind()
+        with pytest.raises(ValueError, match="released"):
+            memory[0]
+
+
+def test_memory_of_a_part(buf):
+    """Begins where the bound range does; what is read-only stays so."""
+    with DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR, PAGE, 8)
+        handle.memory[:] = b"12345678"
+        handle.unbind()
+        with buf.cpu_access(Access.READ) as view:
+            assert bytes(view[PAGE - 1 : PAGE + 9]) == b"\x0012345678\0"
+    with DmaHeap() as heap, heap.alloc(PAGE, Access.READ) as sealed, DmaHandle() as handle:
+        handle.bind(sealed, DmaFlags.WRITE)
+        assert handle.memory[0] == 0
+        with pytest.raises(TypeError):
+            handle.memory[0] = 1
+
+
+def test_sync_waits_for_fences(buf, handle, timeline):
+    """FORCPU waits as START does, until a handler that raises ends it; the handle is bound as before."""
+    with timeline.create_fence(1) as fence:
+        buf.import_sync_file(fence, Access.WRITE)
+    handle.sync(FORDEV)
+    assert not buf.poll(Access.READ)
+    timeline.inc()
+    handle.sync(FORCPU)
+
+
+def test_what_the_exporter_refuses(buf, handle):
+    """Its errno; bind says NORESOURCES where there are no descriptors."""
+    with pytest.raises(ValueError, match="3 is not a valid"):
+        handle.sync(3)
+    closed = DmaBuf.from_fd(buf)
+    closed.close()
+    with DmaHandle() as other, pytest.raises(ValueError, match="closed"):
+        other.bind(closed, DmaFlags.READ)
+    with refused(errno.ENOTTY):
+        DmaBuf.from_fd(0)
+
+
+STEPS = {
+    "cpu read": lambda handle: handle.memory[0],
+    "cpu write": lambda handle: handle.memory.__setitem__(0, 1),
+    "device reads": lambda handle: handle.device_reads(),
+    "device writes": lambda handle: handle.device_writes(),
+    "FORDEV": lambda handle: handle.sync(FORDEV),
+    "FORCPU": lambda handle: handle.sync(FORCPU),
+}
+# Which step is wrong after which, with nothing but the other steps of the pair's first in between.
+WRONG = {
+    ("cpu write", "device reads"): "no FORDEV since",
+    ("cpu write", "device writes"): "no FORDEV since",
+    ("cpu write", "FORCPU"): "throws away",
+    ("device writes", "cpu read"): "no FORCPU since",
+    ("device writes", "cpu write"): "no FORCPU since",
+}
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(STEPS, STEPS)))
+def test_strict(first, second, buf):
+    """Each pair of steps: wrong ones are refused with both places in the source, right ones are not."""
+    with ddi.strict(), DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR)
+        STEPS[first](handle)
+        if (first, second) in WRONG:
+            with pytest.raises(CoherenceError, match=WRONG[first, second]) as caught:
+                STEPS[second](handle)
+            assert len(re.findall(rf"{re.escape(__file__)}:\d+, in <lambda>", str(caught.value))) == 2
+        else:
+            STEPS[second](handle)
+    with DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR)
+        STEPS[first](handle)
+        STEPS[second](handle)  # nobody looks
+
+
+def test_strict_lets_the_right_order_through(buf):
+    """CPU, FORDEV, device, FORCPU, CPU, as often as one likes; then it is off again."""
+    with ddi.strict(), DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR)
+        for _ in range(3):
+            handle.memory[:4] = b"work"
+            handle.sync(FORDEV)
+            handle.device_reads()
+            handle.device_writes()
+            handle.sync(FORCPU)
+            assert handle.memory[:4] == b"work"
+        handle.device_writes()
+    assert ddi._strict == 0
+
+
+def test_a_write_only_binding_has_nothing_to_throw_away(buf):
+    """FORCPU of memory that the device only reads fetches nothing, so strict() lets it be."""
+    with ddi.strict(), DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.WRITE)
+        handle.memory[0] = 1
+        handle.sync(FORCPU)
+        assert handle.memory[0] == 1
