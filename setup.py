@@ -54,7 +54,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "linuxsync": ["py.typed"],
-        "linuxsync._native": ["*.pyi", "*.pxd", "*.h"],
+        "linuxsync._native": ["*.pyi", "*.pxd", "*.h", "fencedev/*.[ch]", "fencedev/COPYING", "fencedev/Makefile"],
         "linuxsync.vm": ["kernel.config", "qemu-wrapper", "guest.sh", "run"],
     },
     ext_modules=native_modules(),
