@@ -12,8 +12,8 @@ from types import FrameType
 
 import click
 
+from . import fencedev, kvm, runner
 from . import kernel as kernels
-from . import kvm, runner
 from .bootstrap import USAGE
 
 EX_UNAVAILABLE = 69
@@ -51,6 +51,7 @@ class Options:
             append=self.append,
             env=guest_environment(),
             quiet=self.quiet,
+            fencedev=fencedev.module(kernel),
         )
 
     def find_kernel(self) -> kernels.Kernel:

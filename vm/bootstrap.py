@@ -59,8 +59,8 @@ Options:
 
 The guest sees the host's files as they are, read-only, but has /run, /dev/shm, /var/tmp, /var/log and /var/cache of its
 own; its /tmp starts as a copy of the host's that is thrown away. CMD runs as root in the same working directory, with
-.venv/bin first in PATH, and gets PATH, HOME, LANG, LC_*, TERM, CI, PYTHON* and LINUXSYNC_* of the environment. vgem and
-vkms are loaded, virtio-gpu is there, debugfs and tracefs are mounted, and there is no network.
+.venv/bin first in PATH, and gets PATH, HOME, LANG, LC_*, TERM, CI, PYTHON* and LINUXSYNC_* of the environment. vgem,
+vkms and fencedev are loaded, virtio-gpu is there, debugfs and tracefs are mounted, and there is no network.
 
 Exit status: that of the command; 69 when there is no guest, when it did not come up, when its kernel panicked or oopsed
 (even if the command succeeded), or when the time was up: the console's last lines and the whole log's path are then on

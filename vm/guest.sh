@@ -17,6 +17,7 @@ if [ -n "$linuxsync_modules" ]; then
 fi
 # What a foreign kernel lacks is said in its log; the command may not need it.
 modprobe -a vgem vkms 2>/dev/kmsg
+[ -z "$linuxsync_fencedev" ] || insmod "$linuxsync_fencedev" 2>/dev/kmsg
 
 if [ "${2-}" = shell ]; then
     exec sh "$1/command.sh"

@@ -5,6 +5,7 @@ A kernel in the cache is a folder of its own, named after everything that it was
     kernels/KEY/boot/vmlinuz-VERSION     the image, and config-VERSION
     kernels/KEY/lib/modules/VERSION      vgem, vkms; what `modprobe -d` and virtme-ng expect
     kernels/KEY/extmod                   what a module out of the tree is built against
+    kernels/KEY/fencedev/KEY.ko          one such, see fencedev.py
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Settings:
         cwd: the command's working directory, the same path on both sides.
         env: what is added to the environment that the command gets anyway.
         quiet: say nothing on stderr unless something is wrong.
+        fencedev: the fence device's module, which the guest loads, if there is one.
     """
 
     kernel: Kernel
@@ -86,6 +87,7 @@ class Settings:
     cwd: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
+    fencedev: Path | None = None
 
 
 def note(text: str) -> None:
@@ -299,7 +301,8 @@ def virtme_command(folder: Path, settings: Settings, more: Sequence[str]) -> lis
         command += ["--overlay-rwdir=/lib"]
     for path in settings.rw:
         command += [f"--rwdir={path.resolve()}"]
-    for path in hidden_paths([folder, settings.cwd, PACKAGE, Path(sys.prefix), kernel.image.parent]):
+    needed = [folder, settings.cwd, PACKAGE, Path(sys.prefix), kernel.image.parent]
+    for path in hidden_paths([*needed, *([settings.fencedev.parent] if settings.fencedev else [])]):
         command += [f"--rodir={path}"]
     command += ["-q=-device", "-q=virtio-gpu-pci"]
     for argument in [flags, "mitigations=off", "loglevel=7", *settings.append]:
@@ -339,7 +342,9 @@ def write_scripts(folder: Path, settings: Settings, command: Sequence[str]) -> N
     """What guest.sh reads from the run's folder."""
     modules = settings.kernel.modules
     linked = modules is not None and modules.parent.resolve() != Path("/lib/modules").resolve()
-    (folder / "settings.sh").write_text(f"linuxsync_modules={shlex.quote(str(modules)) if linked else ''}\n")
+    values = {"modules": modules if linked else "", "fencedev": settings.fencedev or ""}
+    lines = [f"linuxsync_{name}={shlex.quote(str(value))}\n" for name, value in values.items()]
+    (folder / "settings.sh").write_text("".join(lines))
     exports = [f"export {shlex.quote(f'{k}={v}')}" for k, v in guest_environment(settings).items() if k.isidentifier()]
     cwd = shlex.quote(str(settings.cwd))
     lines = [*exports, f"cd -- {cwd} || exit 69", f"exec {shlex.join(command)}"]

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from linuxsync.vm.fencedev import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +52,8 @@ def test_sdist_and_wheel_hold_what_they_need(built: Path) -> None:
     assert {"linuxsync/py.typed", "linuxsync/_native/sync_file.pyi"} <= names
     vm = {path.name for path in (ROOT / "vm").iterdir() if path.is_file()}
     assert {f"linuxsync/vm/{name}" for name in vm} <= names
+    module = {name for name in names if name.startswith("linuxsync/_native/fencedev/")}
+    assert module == {f"linuxsync/_native/fencedev/{path.name}" for path in [*sources(), Path("COPYING")]}
     assert [name for name in names if name.startswith("linuxsync/_native/sw_sync.") and name.endswith(".so")]
 
 
@@ -66,8 +69,10 @@ def test_wheel_works_in_a_clean_environment(built: Path, tmp_path: Path) -> None
         "print(linuxsync.__file__)\n"
         "try: linuxsync.SyncFile(os.open('/dev/null', os.O_RDONLY))\n"
         "except OSError as error: print(error.errno)\n"
+        "from linuxsync.vm import fencedev\n"
+        "print(len(fencedev.sources()))\n"
     )
     run = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    where, number = run.stdout.split()
+    where, number, parts = run.stdout.split()
     assert where.startswith(str(environment))
-    assert number == "25"
+    assert (number, int(parts)) == ("25", len(sources()))

@@ -92,7 +92,7 @@ def test_guest_is_what_was_promised(cache: Path, tmp_path: Path, monkeypatch: py
     # Nothing but the command's own words, although the kernel had something urgent to say.
     assert (done.returncode, done.stderr) == (37, b"a line on stderr\n")
     facts = json.loads(done.stdout)
-    assert {"vgem", "vkms"} <= set(facts["modules"])
+    assert {"vgem", "vkms", "fencedev"} <= set(facts["modules"])
     assert facts["drivers"] == ["vgem", "virtio_gpu", "vkms"]
     assert facts["sw_sync"] and facts["tracing"] and facts["udmabuf"]
     assert facts["heaps"] == ["system"]
