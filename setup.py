@@ -51,6 +51,7 @@ def native_modules() -> list[Extension]:
 
 setup(
     packages=list(PACKAGES),
+    include_package_data=False,  # what package_data names, and no more
     package_dir=PACKAGES,
     package_data={
         "linuxsync": ["py.typed"],

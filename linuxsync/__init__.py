@@ -2,16 +2,18 @@
 
 `SyncFile` is a sync_file descriptor with one or more fences; `Timeline` is a sw_sync timeline that makes and signals
 them. `DmaBuf` is a buffer, whose implicit fences come and go as SyncFiles; `DmaHeap`, `udmabuf` and `DrmDevice` make
-them. `VgemDevice`, `Syncobj` and `kms.commit` are where else fences come from and go to. The kernel does all of it:
-every method is an ioctl(2) or poll(2) on a real descriptor.
+them. `VgemDevice`, `Syncobj` and `kms.commit` are where else fences come from and go to, and `FenceDevice` is a device
+that takes fences, works on buffers and gives fences. The kernel does all of it: every method is an ioctl(2) or poll(2)
+on a real descriptor.
 """
 
-from . import ddi, drm, kms, sw_sync, udmabuf, vgem
+from . import ddi, drm, fencedev, kms, sw_sync, udmabuf, vgem
 from ._fd import OwnedFd
 from .dma_buf import Access, DmaBuf
 from .dma_heap import DmaHeap
 from .drm import DrmDevice, GemBuffer
 from .errors import FenceError
+from .fencedev import FenceDevice
 from .sw_sync import Timeline
 from .sync_file import (
     FenceInfo,
@@ -31,6 +33,7 @@ __all__ = [
     "DmaBuf",
     "DmaHeap",
     "DrmDevice",
+    "FenceDevice",
     "FenceError",
     "FenceExpired",
     "FenceInfo",
@@ -46,6 +49,7 @@ __all__ = [
     "as_completed",
     "ddi",
     "drm",
+    "fencedev",
     "kms",
     "merge",
     "sw_sync",

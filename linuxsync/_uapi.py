@@ -6,6 +6,7 @@ from ctypes import (
     Structure,
     c_char,
     c_int,
+    c_int32,
     c_size_t,
     c_uint16,
     c_uint32,
@@ -252,3 +253,117 @@ DMA_HEAP_IOCTL_ALLOC = IOWR(ord("H"), 0x0, DmaHeapAllocationData)
 UDMABUF_CREATE = IOW(ord("u"), 0x42, UdmabufCreate)
 
 # --- Buffers end ------------------------------------------------------------------------------------------------------
+
+
+# --- fencedev: native/fencedev/fencedev.h -----------------------------------------------------------------------------
+
+FENCEDEV_NAME_SIZE = 32
+FENCEDEV_MAX_IN_FENCES = 16
+FENCEDEV_MAX_DURATION_NS = 3_600_000_000_000
+FENCEDEV_FEATURE_DEADLINE = 0x1
+FENCEDEV_SUBMIT_IMPLICIT = 0x1
+FENCEDEV_SUBMIT_HANG = 0x2
+FENCEDEV_SUBMIT_IGNORE_ERRORS = 0x4
+FENCEDEV_OP_NONE = 0
+FENCEDEV_OP_FILL = 1
+FENCEDEV_OP_COPY = 2
+FENCEDEV_OP_CHECKSUM = 3
+FENCEDEV_OP_SCALE_ADD = 4
+
+
+class FencedevVersion(Structure):
+    """``struct fencedev_version``."""
+
+    _fields_ = (("version", c_uint32), ("features", c_uint32))
+
+
+class FencedevQueueCreate(Structure):
+    """``struct fencedev_queue_create``."""
+
+    _fields_ = (("name", c_char * FENCEDEV_NAME_SIZE), ("queue", c_uint32), ("pad", c_uint32))
+
+
+class FencedevId(Structure):
+    """``struct fencedev_id``."""
+
+    _fields_ = (("id", c_uint32), ("pad", c_uint32))
+
+
+class FencedevReset(Structure):
+    """``struct fencedev_reset``."""
+
+    _fields_ = (("queue", c_uint32), ("pad", c_uint32), ("seqno", c_uint64))
+
+
+class FencedevAttach(Structure):
+    """``struct fencedev_attach``."""
+
+    _fields_ = (("fd", c_int32), ("access", c_uint32), ("size", c_uint64), ("attachment", c_uint32), ("pad", c_uint32))
+
+
+class FencedevTransfer(Structure):
+    """``struct fencedev_transfer``."""
+
+    _fields_ = (
+        ("attachment", c_uint32),
+        ("pad", c_uint32),
+        ("offset", c_uint64),
+        ("length", c_uint64),
+        ("data", c_uint64),
+    )
+
+
+class FencedevSubmit(Structure):
+    """``struct fencedev_submit``."""
+
+    _fields_ = (
+        ("queue", c_uint32),
+        ("flags", c_uint32),
+        ("op", c_uint32),
+        ("value", c_uint32),
+        ("dst", c_uint32),
+        ("src", c_uint32),
+        ("dst_offset", c_uint64),
+        ("src_offset", c_uint64),
+        ("length", c_uint64),
+        ("duration_ns", c_uint64),
+        ("error", c_uint32),
+        ("in_fence_count", c_uint32),
+        ("in_fences", c_int32 * FENCEDEV_MAX_IN_FENCES),
+        ("out_fence", c_int32),
+        ("pad", c_uint32),
+        ("seqno", c_uint64),
+    )
+
+
+class FencedevQuery(Structure):
+    """``struct fencedev_query``."""
+
+    _fields_ = (
+        ("fence", c_int32),
+        ("state", c_uint32),
+        ("status", c_int32),
+        ("signaling", c_uint32),
+        ("seqno", c_uint64),
+        ("checksum", c_uint64),
+        ("deadline_ns", c_uint64),
+        ("submitted_ns", c_uint64),
+        ("started_ns", c_uint64),
+        ("ended_ns", c_uint64),
+    )
+
+
+FENCEDEV_IOC_VERSION = IOWR(0xF5, 0x00, FencedevVersion)
+FENCEDEV_IOC_QUEUE_CREATE = IOWR(0xF5, 0x01, FencedevQueueCreate)
+FENCEDEV_IOC_QUEUE_DESTROY = IOWR(0xF5, 0x02, FencedevId)
+FENCEDEV_IOC_RESET = IOWR(0xF5, 0x03, FencedevReset)
+FENCEDEV_IOC_SUBMIT = IOWR(0xF5, 0x04, FencedevSubmit)
+FENCEDEV_IOC_QUERY = IOWR(0xF5, 0x05, FencedevQuery)
+FENCEDEV_IOC_ATTACH = IOWR(0xF5, 0x06, FencedevAttach)
+FENCEDEV_IOC_DETACH = IOWR(0xF5, 0x07, FencedevId)
+FENCEDEV_IOC_MAP = IOWR(0xF5, 0x08, FencedevId)
+FENCEDEV_IOC_UNMAP = IOWR(0xF5, 0x09, FencedevId)
+FENCEDEV_IOC_PEEK = IOWR(0xF5, 0x0A, FencedevTransfer)
+FENCEDEV_IOC_POKE = IOWR(0xF5, 0x0B, FencedevTransfer)
+
+# --- fencedev ends ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ fi
 # What a foreign kernel lacks is said in its log; the command may not need it.
 modprobe -a vgem vkms 2>/dev/kmsg
 [ -z "$linuxsync_fencedev" ] || insmod "$linuxsync_fencedev" 2>/dev/kmsg
+export LINUXSYNC_FENCEDEV="$linuxsync_fencedev"
 
 if [ "${2-}" = shell ]; then
     exec sh "$1/command.sh"

@@ -24,6 +24,7 @@ OBJECTS = {
     "syncobj": {"drm", "sync_file"},
     "_modes": {"drm"},
     "kms": {"_modes", "drm", "sync_file"},
+    "fencedev": {"dma_buf", "sync_file"},
 }
 OBJECT_RANK, TOP_RANK = 4, 5
 NATIVE = {

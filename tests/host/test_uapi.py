@@ -250,6 +250,42 @@ def test_cold_request_number(name: str) -> None:
     assert getattr(_uapi, name) == IOC(direction, ord(kind), number, size) == known
 
 
+FENCEDEV_HEADER = ROOT / "native/fencedev/fencedev.h"
+FENCEDEV_STRUCTS = {
+    kind.__doc__.removeprefix("``struct ").removesuffix("``."): kind
+    for name, kind in vars(_uapi).items()
+    if name.startswith("Fencedev")
+}
+
+
+def test_fencedev(tmp_path: Path) -> None:
+    """What _uapi.py says of the fence device is what its header says, to programs of 64 bits and of 32."""
+    text = FENCEDEV_HEADER.read_text()
+    bodies = dict(re.findall(r"^struct (\w+) {(.*?)^}", text, re.MULTILINE | re.DOTALL))
+    assert bodies.keys() == FENCEDEV_STRUCTS.keys()
+    names = [name for name in vars(_uapi) if name.startswith("FENCEDEV_")]
+    requests = set(re.findall(r"#define (FENCEDEV_IOC_\w+) _IOWR", text))
+    assert len(requests) == 12 and requests <= set(names)
+    expected = {name: getattr(_uapi, name) for name in names}
+    for struct, mirror in FENCEDEV_STRUCTS.items():
+        fields = [field[0] for field in mirror._fields_]
+        assert fields == re.findall(r"(\w+)(?:\[\w+\])?;", bodies[struct])
+        expected[f"sizeof(struct {struct})"] = ctypes.sizeof(mirror)
+        expected |= {f"offsetof(struct {struct}, {name})": getattr(mirror, name).offset for name in fields}
+    checks = [f'_Static_assert(({name}) == {value}ULL, "{name}");' for name, value in expected.items()]
+    source = tmp_path / "checks.c"
+    source.write_text("\n".join(["#include <stddef.h>", f'#include "{FENCEDEV_HEADER}"', *checks, ""]))
+    compiler = os.environ.get("CC", "cc")
+    # A compiler for 64 bits can check code of 32 without a C library for that, if it finds these.
+    (tmp_path / "gnu").mkdir()
+    (tmp_path / "gnu" / "stubs-32.h").touch()
+    said = subprocess.run([compiler, "-print-multiarch"], check=True, capture_output=True, text=True)
+    small = ["-m32", f"-I{tmp_path}", "-idirafter", f"/usr/include/{said.stdout.strip()}"]
+    for flags in ([], small):
+        command = [compiler, *flags, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(source)]
+        subprocess.run(command, check=True)
+
+
 def test_no_request_is_left_out() -> None:
     """Everything that uapi.h and _uapi.py declare stands in the tables above."""
     assert {name for name in vars(_uapi) if re.match(r"DRM_IOCTL_|DMA_HEAP_IOCTL_|UDMABUF_CREATE", name)} == set(COLD)

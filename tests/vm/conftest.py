@@ -11,9 +11,12 @@ from typing import TypeVar
 
 import pytest
 
-from linuxsync import DmaBuf, DmaHeap, DrmDevice, OwnedFd, SyncFile, Syncobj, Timeline, sw_sync, udmabuf
+from linuxsync import DmaBuf, DmaHeap, DrmDevice, FenceDevice, OwnedFd, SyncFile, Syncobj, Timeline, sw_sync, udmabuf
+from linuxsync.fencedev import Queue
 
-pytest.register_assert_rewrite("kernel_words", "buffer_words", "drm_words", "syncobj_words", "clock_words", "screen")
+pytest.register_assert_rewrite(
+    "kernel_words", "buffer_words", "drm_words", "syncobj_words", "clock_words", "screen", "fencedev_words"
+)
 
 from buffer_words import PAGE  # noqa: E402
 from drm_words import nothing_left_behind  # noqa: E402
@@ -127,6 +130,19 @@ def vkms(keep: Callable[[DrmDevice], DrmDevice]) -> DrmDevice:
 def screen(keep: Callable[[OwnedFd], OwnedFd]) -> Screen:
     """A lit screen on vkms."""
     return Screen(keep)
+
+
+@pytest.fixture
+def device(keep: Callable[[FenceDevice], FenceDevice]) -> FenceDevice:
+    """The fence device, open."""
+    return keep(FenceDevice())
+
+
+@pytest.fixture
+def queue(device: FenceDevice) -> Iterator[Queue]:
+    """A queue of it, whose timeline is called "queue"."""
+    with device.create_queue("queue") as made:
+        yield made
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyudev
 from buffer_words import bufinfo, sysfs_buffers
+from fencedev_words import alive
 from kernel_words import answer
 
 DEBUGFS = Path("/sys/kernel/debug")
@@ -143,6 +144,7 @@ def left_open() -> dict[str, object]:
         "dma-bufs in /sys": sysfs_buffers(),
         "open files": {driver: clients(driver) for driver in ("vgem", "vkms", "virtio_gpu")},
         "framebuffers": framebuffers("vkms"),
+        "of the fence device": alive(),
     }
 
 

@@ -30,7 +30,7 @@ README = re.findall(
 def test_readme_has_examples() -> None:
     """All that say what they print are found; the one that does not is a list of calls."""
     text = (ROOT / "README.md").read_text()
-    assert len(README) == text.count("```python") - 1 == 6
+    assert len(README) == text.count("```python") - 1 == 7
 
 
 @pytest.mark.parametrize(("example", "shown"), README, ids=lambda text: text.partition("\n")[0][:40])
