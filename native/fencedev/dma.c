@@ -33,20 +33,23 @@ static phys_addr_t fencedev_bus_to_phys(dma_addr_t address)
 	return domain ? iommu_iova_to_phys(domain, address) : dma_to_phys(fencedev_device, address);
 }
 
-/* Whether this device can reach all of a mapping: memory (not another device's), in whole words. */
-static bool fencedev_reachable(struct sg_table *sgt)
+/* Whether this device can reach all of a buffer: memory (not another device's), in whole words. */
+static bool fencedev_reachable(struct sg_table *sgt, size_t size)
 {
 	struct scatterlist *sg;
+	size_t there = 0;
 	int i;
 
 	for_each_sgtable_dma_sg(sgt, sg, i) {
 		phys_addr_t first = fencedev_bus_to_phys(sg_dma_address(sg));
+		phys_addr_t last = fencedev_bus_to_phys(sg_dma_address(sg) + sg_dma_len(sg) - 1);
 
-		if (!pfn_valid(PHYS_PFN(first)) || first % FENCEDEV_WORD ||
-		    sg_dma_len(sg) % FENCEDEV_WORD)
+		if (!pfn_valid(PHYS_PFN(first)) || !pfn_valid(PHYS_PFN(last)) ||
+		    first % FENCEDEV_WORD || sg_dma_len(sg) % FENCEDEV_WORD)
 			return false;
+		there += sg_dma_len(sg);
 	}
-	return true;
+	return there >= size;
 }
 
 bool fencedev_may_read(const struct fencedev_attachment *attachment)
@@ -113,7 +116,7 @@ int fencedev_map(struct fencedev_file *file, u32 id)
 	sgt = dma_buf_map_attachment_unlocked(attachment->attach, attachment->direction);
 	if (IS_ERR(sgt))
 		return PTR_ERR(sgt);
-	if (!fencedev_reachable(sgt)) {
+	if (!fencedev_reachable(sgt, attachment->dmabuf->size)) {
 		dma_buf_unmap_attachment_unlocked(attachment->attach, sgt, attachment->direction);
 		return -EOPNOTSUPP;
 	}

@@ -212,7 +212,8 @@ int fencedev_query(struct fencedev_query *args)
 		.signaling = job->signaling,
 		.seqno = fence->seqno,
 		.checksum = job->checksum,
-		.deadline_ns = job->deadline == KTIME_MAX ? 0 : ktime_to_ns(job->deadline),
+		/* A deadline that was over before the clock began is one too. */
+		.deadline_ns = job->deadline == KTIME_MAX ? 0 : max_t(s64, job->deadline, 1),
 		.submitted_ns = ktime_to_ns(job->submitted),
 		.started_ns = ktime_to_ns(job->started),
 		.ended_ns = ktime_to_ns(job->ended),

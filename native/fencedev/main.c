@@ -150,6 +150,7 @@ static struct miscdevice fencedev_misc = {
 	.minor = MISC_DYNAMIC_MINOR,
 	.name = "fencedev",
 	.fops = &fencedev_fops,
+	/* A job may hang, and all wait that wait for its buffers: this is not for everybody. */
 	.mode = 0600,
 };
 
@@ -180,6 +181,7 @@ static int __init fencedev_init(void)
 	error = dma_coerce_mask_and_coherent(fencedev_device, DMA_BIT_MASK(64));
 	if (error)
 		goto unregister;
+	dma_set_max_seg_size(fencedev_device, UINT_MAX);
 	error = misc_register(&fencedev_misc);
 	if (error)
 		goto unregister;

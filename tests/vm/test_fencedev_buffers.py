@@ -20,6 +20,7 @@ from linuxsync.fencedev import Checksum, Copy, Fill, ScaleAdd, Use
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
 WAIT = 10.0
+pytestmark = pytest.mark.usefixtures("fence_device_module")
 PAGES = 12 * PAGE
 
 
