@@ -309,7 +309,7 @@ class DmaHandle:
         else:
             if _strict and self._dirty is not None and self.flags & DmaFlags.READ:
                 raise CoherenceError(f"{kind.name} at {_place()} throws away what the CPU wrote at {self._dirty}")
-            buf.begin_cpu_access(_access(self.flags))
+            _fetch(buf, self.flags)
             self._stale = None
 
     def unbind(self) -> None:
@@ -322,7 +322,7 @@ class DmaHandle:
         Mirrors ddi_dma_unbind_handle(9F) and DMA_BUF_IOCTL_SYNC with START, which waits for the implicit fences.
         """
         buf = self._bound()
-        buf.begin_cpu_access(_access(self.flags))
+        _fetch(buf, self.flags)
         if self._memory is not None:
             self._memory.raw.release()
         self._buf = self._memory = self._mapped = None
@@ -398,6 +398,13 @@ def _publish(buf: DmaBuf, flags: DmaFlags) -> None:
             raise
         buf.begin_cpu_access(access)
         buf.end_cpu_access(access)
+
+
+def _fetch(buf: DmaBuf, flags: DmaFlags) -> None:
+    """START, once the fences have signaled: it fetches first and waits then (``dma_buf_begin_cpu_access``)."""
+    access = _access(flags)
+    buf.poll(access, None)
+    buf.begin_cpu_access(access)
 
 
 def ddi_dma_alloc_handle() -> tuple[int, DmaHandle]:

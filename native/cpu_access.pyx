@@ -136,24 +136,18 @@ cdef class Brackets:
             shared.pop(self.inode, None)
 
     cdef int begin(self, OwnedFd buffer, int fd, unsigned int access) except -1:
-        """Open an access: START, or where a writer's START covers it, only the wait for the fences that START implies.
+        """Open an access: wait for the fences, then START, unless a writer's START covers it.
 
+        START waits too, but the exporter fetches what devices wrote before that (``dma_buf_begin_cpu_access``): what is
+        written in the meantime would be missed. And others wait for a START that is under way, though not for a fence.
         Who writes reads too, as far as START goes: a reader that joins him could not have what devices wrote fetched.
         """
         cdef unsigned int flags = DMA_BUF_SYNC_START | access
-        cdef bint waited = False
         cdef int result
         if access & DMA_BUF_SYNC_WRITE:
             flags |= DMA_BUF_SYNC_READ
-        while True:
-            if self.writers and waited:
-                break
-            if (self.writers or self.starting) and not waited:
-                # Also where only a START is under way: ours would keep its owner, who may want to write, from beginning,
-                # and it must not do that for as long as a fence takes that came after his.
-                wait_one(buffer, POLLOUT if access & DMA_BUF_SYNC_WRITE else POLLIN, deadline_of(None))
-                waited = True
-                continue
+        wait_one(buffer, POLLOUT if access & DMA_BUF_SYNC_WRITE else POLLIN, deadline_of(None))
+        while not self.writers:
             self.starting += 1
             with nogil:
                 result = sync(fd, flags)

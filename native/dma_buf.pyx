@@ -247,7 +247,10 @@ cdef class DmaBuf(OwnedFd):
         return 0
 
     def begin_cpu_access(self, access):
-        """Wait for the buffer's implicit fences, then make what devices wrote visible to mappings of it.
+        """Make what devices wrote visible to mappings of the buffer, and wait for its implicit fences.
+
+        In this order, as the kernel does: exporters that do not wait by themselves (the heaps) miss what was written
+        while it waited, where caches are not coherent. ``poll`` first.
 
         READ waits for those who write, WRITE and RW for those who read too. ``cpu_access`` is safer: this is the bare
         call, to which nobody pairs the END, and it discards what an open ``cpu_access`` has not published yet.

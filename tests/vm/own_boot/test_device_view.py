@@ -11,6 +11,7 @@ from buffer_words import PAGE, peek
 from kernel_words import refused
 
 from linuxsync import Access, udmabuf
+from linuxsync.ddi import DmaFlags, DmaHandle, SyncType
 from linuxsync.fencedev import Checksum, Copy, Fill
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
@@ -115,19 +116,24 @@ def test_mapping_publishes(device, heap_buffer):
 def test_start_synchronises_before_it_waits(device, heap_buffer, keep):
     """dma_buf_begin_cpu_access has the exporter fetch first and waits for fences then: too late for what was pending.
 
-    So who reads waits for the fence, and brackets after that.
+    So cpu_access and ddi wait for the fence, and say START after that.
     """
     seen = keep(device.attach(heap_buffer))
     with device.create_queue() as queue:
         with queue.submit(Fill(seen, 0x55555555), implicit=True, duration=0.1) as job:
-            with heap_buffer.cpu_access(READ) as view:
-                assert job.fence.status == 1 and set(view) == {0x11}
-            with heap_buffer.cpu_access(READ) as view:
-                assert set(view) == {0x55}
-        with queue.submit(Fill(seen, 0x66666666), implicit=True, duration=0.1):
-            assert heap_buffer.poll(READ, WAIT)
-            with heap_buffer.cpu_access(READ) as view:
-                assert set(view) == {0x66}
+            heap_buffer.begin_cpu_access(READ)
+            assert job.fence.status == 1
+            assert cpu_reads(heap_buffer) == 0x11
+            heap_buffer.end_cpu_access(READ)
+        with (
+            queue.submit(Fill(seen, 0x66666666), implicit=True, duration=0.1),
+            heap_buffer.cpu_access(READ) as view,
+        ):
+            assert set(view) == {0x66}
+        with DmaHandle() as handle, queue.submit(Fill(seen, 0x77777777), implicit=True, duration=0.1):
+            handle.bind(heap_buffer, DmaFlags.READ)
+            handle.sync(SyncType.FORCPU)
+            assert set(handle.memory[:]) == {0x77}
 
 
 def test_udmabuf_never_syncs_an_importer(device, keep):
