@@ -1,11 +1,8 @@
 """Who owns what when something comes in between: threads, duplicates, copies, garbage, wrong arguments."""
 
 import copy
-import ctypes
 import gc
-import os
 import pickle
-import sys
 import threading
 import time
 import warnings
@@ -13,7 +10,6 @@ from contextlib import suppress
 
 import pytest
 from buffer_words import PAGE, syncs
-from children import forked
 from drm_words import ask, framebuffers, handles
 
 from linuxsync import (
@@ -145,59 +141,6 @@ def test_an_access_is_made_by_its_buffer(buf):
         made.__enter__()
     with pytest.raises(ValueError, match="not open"):
         made.__exit__(None, None, None)
-
-
-def test_a_writer_does_not_wait_for_a_fence_that_came_later(buf, timeline):
-    """Who comes while a START is under way waits for the fences by itself, not in a START that the first must wait for.
-
-    The writer's START has returned in the kernel, but not to Python, whose lock this thread keeps, when another process
-    puts a fence into the buffer and this thread begins to read.
-    """
-    python = ctypes.PyDLL(None)  # whose calls keep the lock
-    told, done = os.pipe(), os.pipe()
-    inside, reading = threading.Event(), buf.dup()
-    first, later = timeline.create_fence(1), timeline.create_fence(2)
-    access = reading.cpu_access(Access.READ)
-    with access:
-        pass  # from here on nothing is left to set up, which would let go of the lock
-    buf.import_sync_file(first, Access.WRITE)
-
-    def write():
-        with buf.cpu_access(Access.WRITE):
-            inside.set()
-
-    def child():
-        os.read(told[0], 1)
-        buf.import_sync_file(later, Access.WRITE)
-        os.write(done[1], b"x")
-
-    seen = []
-    writer = threading.Thread(target=write)
-    end = threading.Thread(target=lambda: seen.append(inside.wait(5)) or timeline.inc())
-    with forked(child):
-        writer.start()
-        time.sleep(0.3)  # until it is in START
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(60)
-        try:
-            end.start()
-            timeline.inc()
-            until = time.monotonic() + 0.3
-            while time.monotonic() < until:
-                pass
-            python.write(told[1], b"x", 1)
-            python.read(done[0], ctypes.create_string_buffer(1), 1)
-            with access:
-                pass
-        finally:
-            sys.setswitchinterval(before)
-    writer.join(10)
-    end.join(10)
-    assert seen == [True]
-    for owner in (first, later, reading):
-        owner.close()
-    for fd in (*told, *done):
-        os.close(fd)
 
 
 def test_threads_ask_for_properties_at_once(screen):
