@@ -9,30 +9,6 @@
 #define PAGE 4096
 #define SIZE (16 * PAGE)
 
-/* include/uapi/drm/drm.h and drm_mode.h, which not every machine has. */
-struct gem_close {
-	__u32 handle;
-	__u32 pad;
-};
-struct prime_handle {
-	__u32 handle;
-	__u32 flags;
-	__s32 fd;
-};
-struct create_dumb {
-	__u32 height;
-	__u32 width;
-	__u32 bpp;
-	__u32 flags;
-	__u32 handle;
-	__u32 pitch;
-	__u64 size;
-};
-#define GEM_CLOSE _IOW('d', 0x09, struct gem_close)
-#define PRIME_HANDLE_TO_FD _IOWR('d', 0x2d, struct prime_handle)
-#define PRIME_FD_TO_HANDLE _IOWR('d', 0x2e, struct prime_handle)
-#define CREATE_DUMB _IOWR('d', 0xb2, struct create_dumb)
-
 static const char *heap_path, *vgem_path, *virtio_gpu_path, *sw_sync_path;
 
 static int path_open(const char *path)
@@ -184,11 +160,11 @@ static void do_syncobj_query(void)
 
 static void set_up_dumb(void)
 {
-	struct create_dumb data = { .width = 1024, .height = 1, .bpp = 32 };
+	struct ls_mode_create_dumb data = { .width = 1024, .height = 1, .bpp = 32 };
 
 	device = path_open(vgem_path);
 	other_device = path_open(vgem_path);
-	insist("DRM_IOCTL_MODE_CREATE_DUMB", ioctl(device, CREATE_DUMB, &data));
+	insist("DRM_IOCTL_MODE_CREATE_DUMB", ioctl(device, LS_IOCTL_MODE_CREATE_DUMB, &data));
 	handles[0] = data.handle;
 }
 
@@ -200,13 +176,13 @@ static void tear_down_dumb(void)
 
 static void do_prime(void)
 {
-	struct prime_handle data = { .handle = handles[0], .flags = O_RDWR | O_CLOEXEC };
-	struct gem_close imported = { 0 };
+	struct ls_prime_handle data = { .handle = handles[0], .flags = O_RDWR | O_CLOEXEC };
+	struct ls_gem_close imported = { 0 };
 
-	insist("DRM_IOCTL_PRIME_HANDLE_TO_FD", ioctl(device, PRIME_HANDLE_TO_FD, &data));
-	insist("DRM_IOCTL_PRIME_FD_TO_HANDLE", ioctl(other_device, PRIME_FD_TO_HANDLE, &data));
+	insist("DRM_IOCTL_PRIME_HANDLE_TO_FD", ioctl(device, LS_IOCTL_PRIME_HANDLE_TO_FD, &data));
+	insist("DRM_IOCTL_PRIME_FD_TO_HANDLE", ioctl(other_device, LS_IOCTL_PRIME_FD_TO_HANDLE, &data));
 	imported.handle = data.handle;
-	insist("DRM_IOCTL_GEM_CLOSE", ioctl(other_device, GEM_CLOSE, &imported));
+	insist("DRM_IOCTL_GEM_CLOSE", ioctl(other_device, LS_IOCTL_GEM_CLOSE, &imported));
 	close(data.fd);
 }
 
