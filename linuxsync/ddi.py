@@ -28,17 +28,17 @@ What Linux has no word for:
 
 from __future__ import annotations
 
-import errno
-import mmap
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum, IntFlag
 from operator import index
 from types import TracebackType
 from typing import overload
 
+from . import _coherence
+from ._coherence import CoherenceError, Watch, strict
+from ._native import ddi as _native
 from .dma_buf import Access, DmaBuf
+from .errors import RangeError
+from .sync_file import SyncFile
 
 __all__ = [
     "DDI_DMA_SYNC_FORCPU",
@@ -126,43 +126,6 @@ class BindError(ValueError):
         self.result = result
 
 
-class RangeError(ValueError):
-    """A range to sync is not within what was bound: ``ddi_dma_sync`` returns DDI_FAILURE, and nothing is synced."""
-
-
-class CoherenceError(RuntimeError):
-    """Under ``strict()``: somebody used bytes that the other side has changed since, with no sync in between."""
-
-
-_strict = 0
-
-
-@contextmanager
-def strict() -> Iterator[None]:
-    """While the block runs, have every handle check who uses its memory when; CoherenceError says who did it wrong.
-
-    An access of the CPU through ``DmaHandle.memory`` after the device has written and before FORCPU; the device's after
-    the CPU has written and before FORDEV; FORCPU on top of what the CPU has written, which it would throw away. The
-    message has both places in the source. What the device does it learns from ``device_reads`` and ``device_writes``.
-
-    Threads: for all of them.
-    """
-    global _strict
-    _strict += 1
-    try:
-        yield
-    finally:
-        _strict -= 1
-
-
-def _place() -> str:
-    """Where in the source this module was called from."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
-
-
 class DmaMemory:
     """The bound memory as the CPU sees it: ``memory[3]``, ``memory[8:16] = data``. DmaHandle.memory makes it.
 
@@ -184,8 +147,8 @@ class DmaMemory:
     @overload
     def __getitem__(self, key: slice) -> bytes: ...
     def __getitem__(self, key: int | slice) -> int | bytes:
-        if _strict:
-            self._handle._cpu_uses("read")
+        if _coherence.on:
+            self._handle._watched().cpu(writes=False)
         return bytes(self.raw[key]) if isinstance(key, slice) else self.raw[key]
 
     @overload
@@ -193,29 +156,30 @@ class DmaMemory:
     @overload
     def __setitem__(self, key: slice, value: bytes | bytearray | memoryview) -> None: ...
     def __setitem__(self, key: int | slice, value: int | bytes | bytearray | memoryview) -> None:
-        if _strict:
-            self._handle._cpu_uses("wrote")
-            self._handle._dirty = _place()
+        if _coherence.on:
+            self._handle._watched().cpu(writes=True)
         self.raw[key] = value  # type: ignore[index, assignment]
 
 
-class DmaHandle:
+class DmaHandle(_native.DmaHandle):
     """A DMA handle (``ddi_dma_handle_t``): memory that is bound to it is shared with a device, one view at a time.
 
     Use it with ``with``, and ``bind`` too. It holds a duplicate of the buffer's descriptor while something is bound.
 
+    Attributes:
+        flags: what was bound for (DmaFlags).
+        offset: of the bound range in its buffer, in bytes (int >= 0).
+        length: of the bound range, in bytes (int > 0); 0 while nothing is bound.
+
     Threads: one at a time, as a driver locks its handles.
     """
 
-    __slots__ = ("_buf", "_closed", "_dirty", "_mapped", "_memory", "_stale", "flags", "length", "offset")
+    __slots__ = ("_buf", "_closed", "_memory", "flags", "length", "offset")
 
     def __init__(self) -> None:
         self._closed = False
         self._buf: DmaBuf | None = None
-        self._mapped: mmap.mmap | None = None
         self._memory: DmaMemory | None = None
-        self._dirty: str | None = None  # where the CPU has written since FORDEV; kept under strict() only
-        self._stale: str | None = None  # where the device has written since FORCPU
         self.flags = DmaFlags(0)
         self.offset = 0
         self.length = 0
@@ -241,11 +205,10 @@ class DmaHandle:
         buf = self._bound()
         if self._memory is None:
             try:
-                self._mapped = buf.mmap(Access.RW)
+                mapped = buf.mmap(Access.RW)
             except PermissionError:  # a descriptor that is open for reading
-                self._mapped = buf.mmap(Access.READ)
-            view = memoryview(self._mapped)
-            self._memory = DmaMemory(self, view[self.offset : self.offset + self.length])
+                mapped = buf.mmap(Access.READ)
+            self._memory = DmaMemory(self, memoryview(mapped)[self.offset : self.offset + self.length])
         return self._memory
 
     def bind(self, buf: DmaBuf, flags: DmaFlags, offset: int = 0, length: int = 0) -> DmaHandle:
@@ -267,7 +230,8 @@ class DmaHandle:
             raise ValueError("operation on freed DmaHandle")
         if self._buf is not None:
             raise BindError(BindResult.INUSE, f"{self!r} is bound already")
-        if not flags & DmaFlags.RDWR:
+        direction = flags & DmaFlags.RDWR
+        if not direction:
             raise BindError(BindResult.BADATTR, "flags must have a direction: DmaFlags.WRITE, READ or RDWR")
         size, start, count = buf.size, index(offset), index(length)
         count = count or size - start
@@ -275,42 +239,12 @@ class DmaHandle:
             raise BindError(BindResult.NOMAPPING, f"{length} bytes from {offset} on are not within {size} bytes")
         own = buf.dup()
         try:
-            _publish(own, flags)
+            self._publish_and_hold(own, _WHAT_THE_CPU_DOES[direction], count)
         except BaseException:
             own.close()
             raise
         self._buf, self.flags, self.offset, self.length = own, DmaFlags(flags), start, count
-        self._dirty = self._stale = None
         return self
-
-    def sync(self, type: SyncType, offset: int = 0, length: int = 0) -> None:
-        """Have the device (FORDEV) or the CPU (FORCPU, FORKERNEL) see what the other has written.
-
-        Args:
-            type: whose view is to catch up.
-            offset: bytes into what is bound (int >= 0).
-            length: bytes; 0 for all from ``offset`` on. More than the range is synced, see ``granularity``.
-        Raises:
-            RangeError: the range is not within what is bound; nothing was synced.
-            ValueError: nothing is bound; ``type`` is none.
-            OSError: what the exporter answers.
-            CoherenceError: under ``strict()``, FORCPU would throw away what the CPU has written.
-
-        Mirrors ddi_dma_sync(9F) and DMA_BUF_IOCTL_SYNC. FORCPU waits for the buffer's implicit fences, without a limit.
-        """
-        buf = self._bound()
-        kind = SyncType(type)
-        start, count = index(offset), index(length)
-        if not (0 <= start < self.length and 0 <= count <= self.length - start):
-            raise RangeError(f"{length} bytes from {offset} on are not within the {self.length} that are bound")
-        if kind is SyncType.FORDEV:
-            _publish(buf, self.flags)
-            self._dirty = None
-        else:
-            if _strict and self._dirty is not None and self.flags & DmaFlags.READ:
-                raise CoherenceError(f"{kind.name} at {_place()} throws away what the CPU wrote at {self._dirty}")
-            _fetch(buf, self.flags)
-            self._stale = None
 
     def unbind(self) -> None:
         """Have the CPU see what the device has written, and let go of the memory.
@@ -318,15 +252,27 @@ class DmaHandle:
         Raises:
             ValueError: nothing is bound.
             OSError: what the exporter answers; then it is still bound.
+            CoherenceError: under ``strict()``, as of FORCPU; unbound it is all the same.
 
         Mirrors ddi_dma_unbind_handle(9F) and DMA_BUF_IOCTL_SYNC with START, which waits for the implicit fences.
         """
-        buf = self._bound()
-        _fetch(buf, self.flags)
+        buf, watch, wrong = self._bound(), self._watch, None
+        if watch is not None:
+            buf.poll(_WHAT_THE_CPU_DOES[self.flags & DmaFlags.RDWR], None)
+            try:
+                watch.fetching()
+            except CoherenceError as error:
+                wrong = error
+        self._fetch_and_drop()
+        if watch is not None:
+            watch.close()
         if self._memory is not None:
             self._memory.raw.release()
-        self._buf = self._memory = self._mapped = None
+        self._buf = self._memory = self._watch = None
+        self.length = 0
         buf.close()
+        if wrong is not None:
+            raise wrong
 
     def free(self) -> None:
         """End the handle; a second call does nothing. ValueError while something is bound (there it is a panic).
@@ -337,28 +283,31 @@ class DmaHandle:
             raise ValueError(f"{self!r} is still bound: unbind it first")
         self._closed = True
 
-    def device_reads(self) -> None:
-        """Say that the device reads the memory from now on: whoever gives it work does.
+    def device_reads(self, fence: SyncFile | None = None) -> None:
+        """Say that the device is given work that reads the memory; nothing happens but under ``strict()``.
 
+        Args:
+            fence: signals when the work has ended; it stays the caller's. Without one it has ended by FORCPU.
         Raises:
             CoherenceError: under ``strict()``, the CPU has written since the last FORDEV.
-            ValueError: nothing is bound.
+            ValueError: nothing is bound; ``fence`` is closed.
+            OSError: EMFILE, under ``strict()``: it keeps a duplicate of the fence.
         """
         self._bound()
-        if _strict and self._dirty is not None:
-            raise CoherenceError(f"the device reads at {_place()} what the CPU wrote at {self._dirty}: no FORDEV since")
+        if _coherence.on:
+            self._watched().device(writes=False, fence=fence)
 
-    def device_writes(self) -> None:
-        """Say that the device writes to the memory: whoever gives it work does. Raises: as ``device_reads``."""
-        self.device_reads()
-        if _strict:
-            self._stale = _place()
+    def device_writes(self, fence: SyncFile | None = None) -> None:
+        """Say that the device is given work that writes to the memory. Args, Raises: as ``device_reads``."""
+        self._bound()
+        if _coherence.on:
+            self._watched().device(writes=True, fence=fence)
 
-    def _cpu_uses(self, what: str) -> None:
-        if self._stale is not None:
-            raise CoherenceError(
-                f"the CPU {what} at {_place()} what the device wrote at {self._stale}: no FORCPU since"
-            )
+    def _watched(self) -> Watch:
+        if self._watch is None:
+            self._watch = Watch(fetches=bool(self.flags & DmaFlags.READ))
+        watch: Watch = self._watch
+        return watch
 
     def _bound(self) -> DmaBuf:
         if self._buf is None:
@@ -371,9 +320,15 @@ class DmaHandle:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._buf is not None:
-            self.unbind()
-        self.free()
+        try:
+            if self._buf is not None:
+                self.unbind()
+        except CoherenceError:
+            if kind is None:  # otherwise it is likely what that exception left behind
+                raise
+        finally:
+            if self._buf is None:
+                self.free()
 
     def __repr__(self) -> str:
         if self._buf is None:
@@ -381,30 +336,8 @@ class DmaHandle:
         return f"<DmaHandle of {self.length} bytes from {self.offset} on of {self._buf!r}, {self.flags!r}>"
 
 
-def _access(flags: DmaFlags) -> Access:
-    """What the CPU does so that there is something to sync: to a device that reads, it writes."""
-    if flags & DmaFlags.RDWR == DmaFlags.RDWR:
-        return Access.RW
-    return Access.WRITE if flags & DmaFlags.WRITE else Access.READ
-
-
-def _publish(buf: DmaBuf, flags: DmaFlags) -> None:
-    """END, which a udmabuf refuses before its first START (``end_cpu_udmabuf``)."""
-    access = _access(flags)
-    try:
-        buf.end_cpu_access(access)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        buf.begin_cpu_access(access)
-        buf.end_cpu_access(access)
-
-
-def _fetch(buf: DmaBuf, flags: DmaFlags) -> None:
-    """START, once the fences have signaled: it fetches first and waits then (``dma_buf_begin_cpu_access``)."""
-    access = _access(flags)
-    buf.poll(access, None)
-    buf.begin_cpu_access(access)
+# So that there is something to sync: for a device that reads, the CPU writes.
+_WHAT_THE_CPU_DOES = {DmaFlags.WRITE: Access.WRITE, DmaFlags.READ: Access.READ, DmaFlags.RDWR: Access.RW}
 
 
 def ddi_dma_alloc_handle() -> tuple[int, DmaHandle]:

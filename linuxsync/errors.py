@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._native.sync_file import SyncFileInfo
 
-__all__ = ["FenceError"]
+__all__ = ["FenceError", "RangeError"]
 
 
 class FenceError(OSError):
@@ -32,3 +32,7 @@ class FenceError(OSError):
         )
         error.info = info
         return error
+
+
+class RangeError(ValueError):
+    """A range to sync is not within what was bound: ``ddi_dma_sync`` returns DDI_FAILURE, and nothing is synced."""

@@ -16,6 +16,7 @@ from warnings import warn
 
 from . import _uapi
 from ._fd import OwnedFd
+from .ddi import DmaFlags, DmaHandle
 from .dma_buf import Access, DmaBuf
 from .sync_file import SyncFile
 
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 _PATH = "/dev/fencedev"
+# What the device does, of DmaFlags, in which WRITE means memory to device.
+_OF_THE_DEVICE = {DmaFlags.WRITE: Access.READ, DmaFlags.READ: Access.WRITE, DmaFlags.RDWR: Access.RW}
 _WORD = 4
 
 
@@ -166,7 +169,8 @@ class Attachment(_Numbered):
     Attributes:
         device: the FenceDevice.
         access: what the device may do: READ (DMA_TO_DEVICE), WRITE (DMA_FROM_DEVICE) or RW (DMA_BIDIRECTIONAL).
-        size: bytes (int, ``__u64``).
+        handle: the DmaHandle of whose bound range this is; None for an attachment of a DmaBuf.
+        size: bytes (int, ``__u64``): of the buffer, or of what is bound to the handle. Offsets count from there.
 
     Raises:
         OSError: on ``close``: EBUSY, a job that has not ended uses it.
@@ -175,23 +179,34 @@ class Attachment(_Numbered):
     and leaves the closing to the process that made it.
     """
 
-    __slots__ = ("_data", "access")
+    __slots__ = ("_bound", "_data", "_start", "access", "handle", "size")
     _closing = (_uapi.FENCEDEV_IOC_DETACH, "FENCEDEV_IOC_DETACH")
 
-    def __init__(self, device: FenceDevice, dmabuf: DmaBuf, access: Access = Access.RW) -> None:
+    def __init__(self, device: FenceDevice, what: DmaBuf | DmaHandle, access: Access = Access.RW) -> None:
         super().__init__(device)
         self.access = access
+        self.handle = what if isinstance(what, DmaHandle) else None
+        dmabuf = what._bound() if isinstance(what, DmaHandle) else what
         self._data = _uapi.FencedevAttach(fd=dmabuf.fileno(), access=access)
         name = f"FENCEDEV_IOC_ATTACH of {dmabuf!r}"
         _uapi.ioctl(device.fileno(), _uapi.FENCEDEV_IOC_ATTACH, self._data, name)
+        self._bound = dmabuf if self.handle else None
+        self._start = self.handle.offset if self.handle else 0
+        self.size = self.handle.length if self.handle else int(self._data.size)
 
     def _number(self) -> int:
         return int(self._data.attachment) if hasattr(self, "_data") else 0
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return int(self._data.size)
+    def _used(self, writes: bool, fence: SyncFile | None = None) -> None:
+        """Tell the handle, if there is one, of work that the device is given."""
+        if self.handle is None:
+            return
+        if self.handle._buf is not self._bound:
+            raise ValueError(f"what {self!r} is for has been unbound from its DmaHandle")
+        if writes:
+            self.handle.device_writes(fence)
+        else:
+            self.handle.device_reads(fence)
 
     def map(self) -> None:
         """Make the buffer's memory reachable for the device.
@@ -217,7 +232,7 @@ class Attachment(_Numbered):
         self._ask(_uapi.FENCEDEV_IOC_UNMAP, "FENCEDEV_IOC_UNMAP")
 
     def peek(self, offset: int = 0, length: int | None = None) -> bytes:
-        """Return what the device sees, whatever it may do with it.
+        """Return what the device sees, whatever it may do with it: a look and no work, which no sync has to precede.
 
         Args:
             offset: first byte (0 <= int < size).
@@ -240,16 +255,19 @@ class Attachment(_Numbered):
         Raises:
             ValueError: closed; no data; bytes that are not in the buffer.
             OSError: ENXIO, it is not mapped; EACCES, the device may only read.
+            CoherenceError: under ``ddi.strict()``, as for a job that writes.
         """
         raw = bytes(data)
         offset, length = _range(self, offset, len(raw))
+        self._used(writes=True)
         copied = (c_char * length).from_buffer_copy(raw)
         self._transfer(_uapi.FENCEDEV_IOC_POKE, "FENCEDEV_IOC_POKE", offset, copied, length)
 
     def _transfer(self, request: int, name: str, offset: int, data: object, length: int) -> None:
         number = self.id
         where = addressof(data)  # type: ignore[arg-type]
-        args = _uapi.FencedevTransfer(attachment=number, offset=offset, length=length, data=where)
+        at = self._start + offset
+        args = _uapi.FencedevTransfer(attachment=number, offset=at, length=length, data=where)
         _uapi.ioctl(self.device.fileno(), request, args, f"{name} of {number}")
 
 
@@ -272,6 +290,13 @@ class Operation:
     def _fill_in(self, data: _uapi.FencedevSubmit, device: FenceDevice) -> None:
         raise NotImplementedError
 
+    def _announce(self, fence: SyncFile | None = None) -> None:
+        """Tell the handles of the buffers; before it is submitted, and again with its fence."""
+        for side in ("src", "dst"):
+            attachment: Attachment | None = getattr(self, side, None)
+            if attachment is not None:
+                attachment._used(writes=side == "dst", fence=fence)
+
 
 def _place(
     data: _uapi.FencedevSubmit, device: FenceDevice, length: int | None, **sides: tuple[Attachment, int]
@@ -282,7 +307,7 @@ def _place(
     for side, (buffer, offset) in sides.items():
         start, data.length = _range(buffer, offset, length, side)
         setattr(data, side, _number_on(buffer, device))
-        setattr(data, f"{side}_offset", start)
+        setattr(data, f"{side}_offset", buffer._start + start)
 
 
 def _number_on(attachment: Attachment, device: FenceDevice) -> int:
@@ -467,6 +492,8 @@ class Queue(_Numbered):
             ValueError: closed; an argument out of its range; a buffer that is closed or of another device.
             OSError: EACCES, a buffer that the device may not write or read like that; ENXIO, one that is not mapped;
                 EINVAL, ``implicit`` without a buffer, ranges of one buffer that overlap; EMFILE; ENOMEM.
+            CoherenceError: under ``ddi.strict()``, the CPU has written to what is bound to a DmaHandle and has not
+                synced it for the device; nothing was submitted.
 
         Mirrors FENCEDEV_IOC_SUBMIT (``fencedev_submit``).
         """
@@ -487,9 +514,16 @@ class Queue(_Numbered):
             data.in_fences[at] = fence.fileno()
         if operation is not None:
             operation._fill_in(data, self.device)
+            operation._announce()
         made = c_int32.from_buffer(data, _uapi.FencedevSubmit.out_fence.offset)
         name = f"FENCEDEV_IOC_SUBMIT to queue {number}"
         fence = SyncFile._taking(_uapi.ask, self.device.fileno(), _uapi.FENCEDEV_IOC_SUBMIT, data, name, made)
+        if operation is not None:
+            try:
+                operation._announce(fence)
+            except BaseException:
+                fence.close()
+                raise
         return Job(self, fence, int(data.seqno))
 
     def reset(self) -> int:
@@ -563,24 +597,35 @@ class FenceDevice(OwnedFd):
         """
         return Queue(self, name)
 
-    def attach(self, dmabuf: DmaBuf, access: Access = Access.RW, mapped: bool = True) -> Attachment:
-        """Let the device use a buffer, which stays the caller's and may be closed.
+    def attach(self, what: DmaBuf | DmaHandle, access: Access | None = None, mapped: bool = True) -> Attachment:
+        """Let the device use a buffer, which stays the caller's and may be closed, or what is bound to a DmaHandle.
+
+        With a handle the device works on the bound range, in its direction, and under ``ddi.strict()`` each job is
+        checked. Close the attachment before ``unbind``.
 
         Args:
-            access: what the device may do with it.
+            access: what the device may do with it: anything (RW), or what the handle was bound for, when left out.
             mapped: map it at once; otherwise ``Attachment.map`` does.
         Raises:
-            ValueError: closed, or the buffer is; a bad ``access``.
-            TypeError: ``dmabuf`` is no DmaBuf.
+            ValueError: closed, or the buffer is; nothing is bound; a bad ``access``, or more than was bound for.
+            TypeError: ``what`` is neither.
             OSError: what its exporter says to a new attachment; as ``Attachment.map``; ENOMEM.
 
         Mirrors FENCEDEV_IOC_ATTACH (``fencedev_attach``; dma_buf_attach).
         """
-        if not isinstance(dmabuf, DmaBuf):
-            raise TypeError(f"attach takes a DmaBuf, not a {type(dmabuf).__name__}")
+        if not isinstance(what, (DmaBuf, DmaHandle)):
+            raise TypeError(f"attach takes a DmaBuf or a DmaHandle, not a {type(what).__name__}")
+        allowed = Access.RW
+        if isinstance(what, DmaHandle):
+            what._bound()
+            allowed = _OF_THE_DEVICE[what.flags & DmaFlags.RDWR]
+        if access is None:
+            access = allowed
         if not isinstance(access, int) or access not in (Access.READ, Access.WRITE, Access.RW):
             raise ValueError(f"access must be Access.READ, WRITE or RW, not {access!r}")
-        attachment = Attachment(self, dmabuf, access)
+        if access & ~allowed:
+            raise ValueError(f"{what!r} is bound for {allowed!r} of the device, not for {access!r}")
+        attachment = Attachment(self, what, access)
         if mapped:
             try:
                 attachment.map()

@@ -1,4 +1,6 @@
 from linuxsync._native.fd cimport OwnedFd
+from uapi cimport DMA_BUF_SYNC_WRITE
+from linuxsync._native.wait cimport POLLIN, POLLOUT
 
 
 cdef class Mapping:
@@ -29,6 +31,12 @@ cdef class Brackets:
 
 
 cdef unsigned int as_access(object access) except 0
+cdef int sync(int fd, unsigned int flags) noexcept nogil
 cdef str words(unsigned int flags)
 cdef Mapping map_all(int fd, size_t length, unsigned int access)
 cdef Brackets join(object inode)
+
+
+cdef inline short events_of(unsigned int access) noexcept nogil:
+    """What poll(2) is to wait for: writers wait for readers too (dma_buf_poll)."""
+    return POLLOUT if access & DMA_BUF_SYNC_WRITE else POLLIN

@@ -11,7 +11,7 @@ from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.errno cimport EAGAIN, EINTR, errno
 
 from linuxsync._native.fd cimport OwnedFd, as_unsigned
-from linuxsync._native.wait cimport POLLIN, deadline_of, wait_one
+from linuxsync._native.wait cimport deadline_of, wait_one
 from uapi cimport (
     DMA_BUF_IOCTL_SYNC,
     DMA_BUF_SYNC_END,
@@ -24,9 +24,6 @@ from xioctl cimport ioctl, refusal
 
 from os import register_at_fork
 from threading import Condition
-
-cdef extern from "<poll.h>" nogil:
-    const short POLLOUT
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, long long offset)
@@ -146,7 +143,7 @@ cdef class Brackets:
         cdef int result
         if access & DMA_BUF_SYNC_WRITE:
             flags |= DMA_BUF_SYNC_READ
-        wait_one(buffer, POLLOUT if access & DMA_BUF_SYNC_WRITE else POLLIN, deadline_of(None))
+        wait_one(buffer, events_of(access), deadline_of(None))
         while not self.writers:
             self.starting += 1
             with nogil:

@@ -7,7 +7,7 @@ from libc.errno cimport ENOTTY, errno
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from linuxsync._native.cpu_access cimport Brackets, Mapping, as_access, join, map_all, words
+from linuxsync._native.cpu_access cimport Brackets, Mapping, as_access, events_of, join, map_all, words
 from linuxsync._native.fd cimport OwnedFd, blank, drop, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
@@ -23,14 +23,11 @@ from uapi cimport (
     dma_buf_import_sync_file,
     dma_buf_sync,
 )
-from linuxsync._native.wait cimport POLLIN, deadline_of, now, wait_one
+from linuxsync._native.wait cimport deadline_of, now, wait_one
 from xioctl cimport refusal, try_blocking_ioctl, try_ioctl
 
 from os import fstat
 from warnings import warn
-
-cdef extern from "<poll.h>" nogil:
-    const short POLLOUT
 
 cdef extern from "<unistd.h>" nogil:
     ctypedef long long off_t
@@ -328,7 +325,7 @@ cdef class DmaBuf(OwnedFd):
 
         Mirrors poll(2) for POLLIN or POLLOUT (``dma_buf_poll``). Threads: releases the GIL while it waits.
         """
-        cdef short events = POLLOUT if as_access(access) & DMA_BUF_SYNC_WRITE else POLLIN
+        cdef short events = events_of(as_access(access))
         cdef int64_t deadline = deadline_of(timeout)
         if deadline == 0:
             deadline = now()  # asks once too, but without the GIL: the kernel takes the buffer's lock (dma_buf_poll)

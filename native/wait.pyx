@@ -84,6 +84,15 @@ cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
         PyErr_CheckSignals()
 
 
+cdef bint ready(int fd, short events) noexcept nogil:
+    """Whether one of `events` is there, or the descriptor is bad, asked once; not so if a signal came in between."""
+    cdef pollfd polled
+    polled.fd = fd
+    polled.events = events
+    polled.revents = 0
+    return c_poll(&polled, 1, 0) > 0
+
+
 cdef int bad(int fd) except -1:
     raise refusal(EBADF, f"poll of fd {fd}, which somebody else has closed")
 

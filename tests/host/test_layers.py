@@ -24,7 +24,9 @@ OBJECTS = {
     "syncobj": {"drm", "sync_file"},
     "_modes": {"drm"},
     "kms": {"_modes", "drm", "sync_file"},
-    "fencedev": {"dma_buf", "sync_file"},
+    "_coherence": {"sync_file"},
+    "ddi": {"_coherence", "dma_buf", "sync_file"},
+    "fencedev": {"ddi", "dma_buf", "sync_file"},
 }
 OBJECT_RANK, TOP_RANK = 4, 5
 NATIVE = {
@@ -34,6 +36,7 @@ NATIVE = {
     "raw": {"xioctl"},
     "cpu_access": {"fd", "wait", "xioctl", "uapi"},
     "dma_buf": {"cpu_access", "fd", "sync_file", "wait", "xioctl", "uapi"},
+    "ddi": {"cpu_access", "fd", "wait", "xioctl", "uapi"},
     "drm": {"fd", "xioctl"},
     "gem": {"drm", "fd", "xioctl", "uapi"},
     "kms": {"drm", "fd", "gem", "xioctl", "uapi"},

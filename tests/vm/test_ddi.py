@@ -1,15 +1,13 @@
 """ddi: what each call of 9F asks the kernel, for each direction, and what it says to calls that are wrong."""
 
 import errno
-import itertools
-import re
 
 import pytest
 from buffer_words import PAGE, syncs
 from kernel_words import refused
 
 from linuxsync import Access, DmaBuf, DmaHeap, ddi
-from linuxsync.ddi import BindError, BindResult, CoherenceError, DmaFlags, DmaHandle, RangeError, SyncType
+from linuxsync.ddi import BindError, BindResult, DmaFlags, DmaHandle, RangeError, SyncType
 
 FORDEV, FORCPU, FORKERNEL = SyncType
 DIRECTIONS = {DmaFlags.WRITE: "WRITE", DmaFlags.READ: "READ", DmaFlags.RDWR: "RW"}
@@ -163,7 +161,7 @@ def test_sync_waits_for_fences(buf, handle, timeline):
 
 def test_what_the_exporter_refuses(buf, handle):
     """Its errno; bind says NORESOURCES where there are no descriptors."""
-    with pytest.raises(ValueError, match="3 is not a valid"):
+    with pytest.raises(ValueError, match="type must be SyncType"):
         handle.sync(3)
     closed = DmaBuf.from_fd(buf)
     closed.close()
@@ -171,63 +169,3 @@ def test_what_the_exporter_refuses(buf, handle):
         other.bind(closed, DmaFlags.READ)
     with refused(errno.ENOTTY):
         DmaBuf.from_fd(0)
-
-
-STEPS = {
-    "cpu read": lambda handle: handle.memory[0],
-    "cpu write": lambda handle: handle.memory.__setitem__(0, 1),
-    "device reads": lambda handle: handle.device_reads(),
-    "device writes": lambda handle: handle.device_writes(),
-    "FORDEV": lambda handle: handle.sync(FORDEV),
-    "FORCPU": lambda handle: handle.sync(FORCPU),
-}
-# Which step is wrong after which, with nothing but the other steps of the pair's first in between.
-WRONG = {
-    ("cpu write", "device reads"): "no FORDEV since",
-    ("cpu write", "device writes"): "no FORDEV since",
-    ("cpu write", "FORCPU"): "throws away",
-    ("device writes", "cpu read"): "no FORCPU since",
-    ("device writes", "cpu write"): "no FORCPU since",
-}
-
-
-@pytest.mark.parametrize(("first", "second"), list(itertools.product(STEPS, STEPS)))
-def test_strict(first, second, buf):
-    """Each pair of steps: wrong ones are refused with both places in the source, right ones are not."""
-    with ddi.strict(), DmaHandle() as handle:
-        handle.bind(buf, DmaFlags.RDWR)
-        STEPS[first](handle)
-        if (first, second) in WRONG:
-            with pytest.raises(CoherenceError, match=WRONG[first, second]) as caught:
-                STEPS[second](handle)
-            assert len(re.findall(rf"{re.escape(__file__)}:\d+, in <lambda>", str(caught.value))) == 2
-        else:
-            STEPS[second](handle)
-    with DmaHandle() as handle:
-        handle.bind(buf, DmaFlags.RDWR)
-        STEPS[first](handle)
-        STEPS[second](handle)  # nobody looks
-
-
-def test_strict_lets_the_right_order_through(buf):
-    """CPU, FORDEV, device, FORCPU, CPU, as often as one likes; then it is off again."""
-    with ddi.strict(), DmaHandle() as handle:
-        handle.bind(buf, DmaFlags.RDWR)
-        for _ in range(3):
-            handle.memory[:4] = b"work"
-            handle.sync(FORDEV)
-            handle.device_reads()
-            handle.device_writes()
-            handle.sync(FORCPU)
-            assert handle.memory[:4] == b"work"
-        handle.device_writes()
-    assert ddi._strict == 0
-
-
-def test_a_write_only_binding_has_nothing_to_throw_away(buf):
-    """FORCPU of memory that the device only reads fetches nothing, so strict() lets it be."""
-    with ddi.strict(), DmaHandle() as handle:
-        handle.bind(buf, DmaFlags.WRITE)
-        handle.memory[0] = 1
-        handle.sync(FORCPU)
-        assert handle.memory[0] == 1
