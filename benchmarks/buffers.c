@@ -193,6 +193,7 @@ static const struct {
 	void (*tear_down)(void);
 } cases[] = {
 	{ "bracket", set_up_buffer, do_bracket, tear_down_buffer },
+	{ "ddi", set_up_buffer, do_bracket, tear_down_buffer },
 	{ "cpu_access", set_up_buffer, do_cpu_access, tear_down_buffer },
 	{ "export_import", set_up_fence, do_export_import, tear_down_fence },
 	{ "syncobj_wait", set_up_syncobjs, do_syncobj_wait, tear_down_syncobjs },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from . import kernel as kernels
 from .bootstrap import USAGE
 
 EX_UNAVAILABLE = 69
+# Every mapping for a device gets a copy of its own, which only a sync brings up to date.
+INCOHERENT = "swiotlb=force"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -112,6 +115,7 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @click.option("--rw", type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path), multiple=True)
 @click.option("--cpus", type=click.IntRange(min=1, max=64), default=2)
 @click.option("--memory", default="1G")
+@click.option("--incoherent", is_flag=True)
 @click.option("--append", multiple=True)
 @click.option("-q", "--quiet", is_flag=True)
 @click.pass_context
@@ -124,10 +128,13 @@ def main(
     rw: tuple[Path, ...],
     cpus: int,
     memory: str,
+    incoherent: bool,
     append: tuple[str, ...],
     quiet: bool,
 ) -> None:
     """Run something in a small Linux guest; the text of --help is bootstrap.USAGE."""
+    if incoherent:
+        append = (INCOHERENT, *append)
     context.obj = Options(kernel, use_kvm, timeout, rw, cpus, memory, append, quiet)
 
 
@@ -139,18 +146,28 @@ def exec_(options: Options, command: tuple[str, ...]) -> int:
     return runner.run(command, options.settings())
 
 
+# Which there are, and the kernel arguments of each guest that they want to be seen in.
+EXAMPLES: dict[str, list[tuple[str, ...]]] = {"pipeline": [()], "coherence": [(INCOHERENT,), ("swiotlb=noforce",)]}
+
+
 @main.command(context_settings=PASS_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def demo(options: Options, arguments: tuple[str, ...]) -> int:
     """Show real fences."""
-    if arguments[:1] == ("pipeline",):
-        command = ["python", str(CHECKOUT / "examples" / "pipeline.py"), *arguments[1:]]
-    elif arguments:
-        raise click.UsageError(f"demo takes nothing, or 'pipeline' and its options, not {arguments[0]!r}")
-    else:
-        command = ["python", "-m", "linuxsync.demo"]
-    return runner.run(command, options.settings(), stdin=None)
+    name, options_of_it = arguments[:1], arguments[1:]
+    if name and name[0] not in EXAMPLES:
+        raise click.UsageError(f"demo takes nothing, or one of {', '.join(EXAMPLES)} and its options, not {name[0]!r}")
+    command = ["python", str(CHECKOUT / "examples" / f"{name[0]}.py")] if name else ["python", "-m", "linuxsync.demo"]
+    command += options_of_it
+    if {"-h", "--help"} & set(options_of_it):
+        return subprocess.run([sys.executable, *command[1:]], check=False).returncode
+    boots = EXAMPLES[name[0]] if name else [()]
+    settings = options.settings()
+    status = 0
+    for append in boots:
+        status = status or runner.run(command, replace(settings, append=(*settings.append, *append)), stdin=None)
+    return status
 
 
 @main.command(context_settings=PASS_ON)

@@ -39,6 +39,7 @@ missing (apt packages, after asking; .venv; a kernel, built once in 4 to 7 minut
 Commands:
   demo              a short story told by real fences
   demo pipeline     120 frames from one process's buffers on another's screen; ARGS as in demo pipeline --help
+  demo coherence    which bytes the CPU and a device see after which sync, in a guest with --incoherent and one without
   test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both
   shell             a root shell in the guest
   bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
@@ -52,6 +53,9 @@ Options:
   --rw PATH         a folder that the guest may write; may be repeated. "--rw ." is the checkout, if you are in it
   --cpus N          virtual CPUs [default: 2]
   --memory SIZE     the guest's memory [default: 1G]
+  --incoherent      devices see what the CPU wrote to a dma-buf, and the CPU what they wrote, only after
+                    DMA_BUF_IOCTL_SYNC (swiotlb=force): a program that forgets it works on x86 and fails here.
+                    What is larger than 256 KiB in one piece can't be mapped for a device then (EIO)
   --append ARG      one more kernel argument; may be repeated
   --yes             install missing packages without asking; so does a CI variable in the environment
   -q, --quiet       nothing on stderr that is not the command's, unless something is wrong
@@ -74,7 +78,8 @@ Examples:
   vm/run -- sh -c 'cat /sys/kernel/debug/sync/info; dmesg' > log
   echo 'print(6 * 7)' | vm/run -- python -
   vm/run --rw . -- python -m pytest --junitxml=out.xml tests/vm
-  vm/run --kernel ~/linux --append swiotlb=force --timeout 60 -- dmesg
+  vm/run --incoherent -- ./test-of-yours
+  vm/run --kernel ~/linux --append loglevel=7 --timeout 60 -- dmesg
 """
 
 
@@ -373,8 +378,9 @@ def step(what: str, command: Sequence[str]) -> None:
         raise UnavailableError(f"{what} failed with status {status}:\n{tail}\nThe whole log: {LOG}")
 
 
-# The options that have a value, so that the command behind them is found.
 COMMANDS = ("demo", "test", "shell", "bench", "kernel", "--")
+EXAMPLES = (["pipeline"], ["coherence"])  # demos that have a help of their own
+# The options that have a value, so that the command behind them is found.
 VALUED = ("--kernel", "--timeout", "--rw", "--cpus", "--memory", "--append")
 
 
@@ -390,7 +396,7 @@ def main(arguments: Sequence[str]) -> int:
     """Set up what is missing, then become ``python -m linuxsync.vm``."""
     options, command = split(arguments)
     wants_help = {"-h", "--help"}
-    ours = command[:1] in (["shell"], ["kernel"]) or (command[:1] == ["demo"] and command[1:2] != ["pipeline"])
+    ours = command[:1] in (["shell"], ["kernel"]) or (command[:1] == ["demo"] and command[1:2] not in EXAMPLES)
     if wants_help & set(options) or (ours and wants_help & set(command)):
         print(USAGE, end="")
         return 0
