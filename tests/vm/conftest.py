@@ -16,7 +16,14 @@ from linuxsync import DmaBuf, DmaHeap, DrmDevice, FenceDevice, OwnedFd, SyncFile
 from linuxsync.fencedev import Queue
 
 pytest.register_assert_rewrite(
-    "kernel_words", "buffer_words", "drm_words", "syncobj_words", "clock_words", "screen", "fencedev_words"
+    "kernel_words",
+    "buffer_words",
+    "drm_words",
+    "syncobj_words",
+    "clock_words",
+    "screen",
+    "fencedev_words",
+    "coherence_words",
 )
 
 from buffer_words import PAGE  # noqa: E402
