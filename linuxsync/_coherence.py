@@ -67,18 +67,23 @@ class Watch:
         """Check an access of the CPU, and remember one that writes."""
         did = "wrote" if writes else "read"
         if (use := self._under_way(any_use=writes)) is not None:
-            verb = "writes to" if use.writes else "reads"
-            raise CoherenceError(f"the CPU {did} at {place()} what the device still {verb}, by {use.place}")
+            does = "writes" if use.writes else "reads"
+            raise CoherenceError(f"the CPU {did} at {place()} while the device {does}: work given to it at {use.place}")
         if self.stale is not None:
-            raise CoherenceError(f"the CPU {did} at {place()} what the device wrote at {self.stale}: no FORCPU since")
+            over = "over " if writes else ""
+            raise CoherenceError(
+                f"the CPU {did} at {place()} {over}what the device wrote at {self.stale}: no FORCPU since"
+            )
         if writes:
             self.dirty = place()
 
     def device(self, writes: bool, fence: SyncFile | None) -> None:
         """Check that the device may be given work, and remember that until its fence, if there is one, signals."""
         if self.dirty is not None:
-            does = "writes to" if writes else "reads"
-            raise CoherenceError(f"the device {does} at {place()} what the CPU wrote at {self.dirty}: no FORDEV since")
+            over = "writes over" if writes else "reads"
+            raise CoherenceError(
+                f"the device {over} what the CPU wrote at {self.dirty}: work given to it at {place()}, no FORDEV since"
+            )
         if writes:
             self.stale = place()
         if fence is not None:
@@ -95,7 +100,9 @@ class Watch:
         if self.dirty is not None and self.fetches:
             raise CoherenceError(f"FORCPU at {place()} throws away what the CPU wrote at {self.dirty}")
         if (use := self._under_way()) is not None:
-            raise CoherenceError(f"FORCPU at {place()} comes before the end of what the device does by {use.place}")
+            raise CoherenceError(
+                f"FORCPU at {place()}, but the device has not ended the work given to it at {use.place}"
+            )
 
     def fetched(self) -> None:
         """FORCPU was done. Where it brings nothing, what the CPU has written is still there and unpublished."""

@@ -13,7 +13,16 @@ to a handle and when it is unbound. This module says the second by means of the 
 
 START waits for the buffer's implicit fences, as ``ddi_dma_sync`` stalls until buffers have drained; END waits for
 nothing. On a machine whose views are always the same, x86 without bounce buffers, none of it moves a byte, and what is
-forgotten here shows on the first that is not, or in a guest booted with ``swiotlb=force``.
+forgotten here shows on the first that is not, or in a guest of ``vm/run --incoherent``, or under ``strict()``. Who syncs
+what is the exporter's business: of the system heap's buffers every importer sees it, of udmabuf's and GEM's nobody
+(``vm/run demo coherence`` shows that).
+
+A handle is free, bound, or freed; while it is bound there are two views of the memory, either of which may be behind::
+
+    free --bind--> both alike --CPU writes--> the device is behind --FORDEV, bind--> both alike
+                   both alike --device writes--> the CPU is behind --FORCPU, unbind--> both alike
+
+Where the one that is behind is used, or the one ahead is overwritten by a sync the wrong way round, ``strict()`` raises.
 
 What Linux has no word for:
 
@@ -174,15 +183,13 @@ class DmaHandle(_native.DmaHandle):
     Threads: one at a time, as a driver locks its handles.
     """
 
-    __slots__ = ("_buf", "_closed", "_memory", "flags", "length", "offset")
+    __slots__ = ("_closed", "_memory", "flags", "offset")
 
     def __init__(self) -> None:
         self._closed = False
-        self._buf: DmaBuf | None = None
         self._memory: DmaMemory | None = None
         self.flags = DmaFlags(0)
         self.offset = 0
-        self.length = 0
 
     @property
     def bound(self) -> bool:
@@ -237,13 +244,15 @@ class DmaHandle(_native.DmaHandle):
         count = count or size - start
         if not (0 <= start < size and 0 < count <= size - start):
             raise BindError(BindResult.NOMAPPING, f"{length} bytes from {offset} on are not within {size} bytes")
+        self.flags, self.offset = DmaFlags(flags), start
+        self._memory = self._watch = None
         own = buf.dup()
         try:
             self._publish_and_hold(own, _WHAT_THE_CPU_DOES[direction], count)
         except BaseException:
+            self._drop()
             own.close()
             raise
-        self._buf, self.flags, self.offset, self.length = own, DmaFlags(flags), start, count
         return self
 
     def unbind(self) -> None:
@@ -263,13 +272,13 @@ class DmaHandle(_native.DmaHandle):
                 watch.fetching()
             except CoherenceError as error:
                 wrong = error
-        self._fetch_and_drop()
+        self._fetch()
+        self._drop()
         if watch is not None:
             watch.close()
         if self._memory is not None:
             self._memory.raw.release()
-        self._buf = self._memory = self._watch = None
-        self.length = 0
+        self._memory = self._watch = None
         buf.close()
         if wrong is not None:
             raise wrong
@@ -310,9 +319,10 @@ class DmaHandle(_native.DmaHandle):
         return watch
 
     def _bound(self) -> DmaBuf:
-        if self._buf is None:
+        buf: DmaBuf | None = self._buf
+        if buf is None:
             raise ValueError(f"nothing is bound to {self!r}")
-        return self._buf
+        return buf
 
     def __enter__(self) -> DmaHandle:
         return self

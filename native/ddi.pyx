@@ -21,27 +21,28 @@ cdef enum:
 
 cdef class DmaHandle:
     """What linuxsync.ddi.DmaHandle asks the kernel; that class decides what may be bound, and owns it."""
-    cdef OwnedFd buffer     # None while nothing is bound
+    cdef readonly OwnedFd _buf  # None while nothing is bound
+    cdef readonly long long length
     cdef unsigned int access
-    cdef long long length
-    cdef public object _watch  # under ddi.strict(), once there is something to remember
+    cdef public object _watch   # under ddi.strict(), once there is something to remember
 
     def _publish_and_hold(self, OwnedFd buffer not None, access, long long length):
         """Bind: END, after which the device sees what the CPU has written."""
         self.access = as_access(access)
         publish(fd_of(buffer), self.access)
-        self.length = length
-        self.buffer = buffer
+        self._buf, self.length = buffer, length
 
-    def _fetch_and_drop(self):
-        """Unbind: START, after which the CPU sees what the device has written."""
+    def _fetch(self):
+        """START, after which the CPU sees what the device has written."""
         fetch(self.bound(), self.access)
-        self.buffer = None
+
+    def _drop(self):
+        self._buf, self.length = None, 0
 
     cdef OwnedFd bound(self):
-        if self.buffer is None:
+        if self._buf is None:
             raise ValueError(f"nothing is bound to {self!r}")
-        return self.buffer
+        return self._buf
 
     def sync(self, type, offset=0, length=0):
         """Have the device (FORDEV) or the CPU (FORCPU, FORKERNEL) see what the other has written.

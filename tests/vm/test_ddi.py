@@ -4,6 +4,7 @@ import errno
 
 import pytest
 from buffer_words import PAGE, syncs
+from clock_words import after, alarm, lasts
 from kernel_words import refused
 
 from linuxsync import Access, DmaBuf, DmaHeap, ddi
@@ -149,14 +150,20 @@ def test_memory_of_a_part(buf):
             handle.memory[0] = 1
 
 
-def test_sync_waits_for_fences(buf, handle, timeline):
-    """FORCPU waits as START does, until a handler that raises ends it; the handle is bound as before."""
-    with timeline.create_fence(1) as fence:
-        buf.import_sync_file(fence, Access.WRITE)
-    handle.sync(FORDEV)
-    assert not buf.poll(Access.READ)
-    timeline.inc()
-    handle.sync(FORCPU)
+def test_fetching_waits_for_fences(buf, handle, timeline):
+    """FORCPU and unbind do, whatever signals come; FORDEV does not. A handler that raises ends it: bound as before."""
+    ran = []
+    for value, fetch in enumerate((lambda: handle.sync(FORCPU), lambda: handle.sync(FORKERNEL), handle.unbind), 1):
+        with timeline.create_fence(value) as fence:
+            buf.import_sync_file(fence, Access.WRITE)
+        handle.sync(FORDEV)
+        with pytest.raises(KeyError), alarm(0.1, lambda: {}["struck"]):
+            fetch()
+        assert handle.bound
+        with alarm(0.1, lambda: ran.append(1)), lasts(0.3), after(0.3, timeline.inc):
+            fetch()
+        assert len(ran) == value
+    assert not handle.bound
 
 
 def test_what_the_exporter_refuses(buf, handle):

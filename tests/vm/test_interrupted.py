@@ -11,7 +11,8 @@ import pytest
 from buffer_words import PAGE, bufinfo
 from drm_words import framebuffers, handles, node_of
 
-from linuxsync import Access, DmaHeap, Syncobj, VgemDevice, kms, udmabuf
+from linuxsync import Access, DmaHeap, Syncobj, VgemDevice, ddi, kms, udmabuf
+from linuxsync.ddi import DmaFlags, DmaHandle, SyncType
 
 
 class StruckError(Exception):
@@ -110,3 +111,31 @@ def test_a_handler_that_raises_loses_nothing(what, heap, vkms, gpu, timeline, fe
     timeline.inc()
     gem.close()
     buf.close()
+
+
+def test_a_handler_that_raises_leaves_handles_usable(heap, fence):
+    """Bind, sync and unbind, watched by strict(): no descriptor is lost, and the handle is either bound or not."""
+    handle = DmaHandle()
+    with heap.alloc(PAGE) as buf, heap.alloc(PAGE) as other:
+
+        def work():
+            if handle.bound:
+                handle.unbind()
+            with ddi.strict():
+                handle.bind(buf, DmaFlags.RDWR)
+                handle.memory[0] = 1
+                handle.sync(SyncType.FORDEV)
+                handle.device_reads(fence)
+                handle.sync(SyncType.FORCPU)
+                assert handle.memory[0] == 1
+                handle.unbind()
+
+        interrupted, finished = struck(work)
+        assert interrupted > 20
+        assert finished > 0
+        if handle.bound:
+            handle.unbind()
+        handle.bind(other, DmaFlags.RDWR)
+        assert (handle.memory[0], handle.length) == (0, PAGE)
+        handle.unbind()
+        handle.free()
