@@ -13,16 +13,17 @@ to a handle and when it is unbound. This module says the second by means of the 
 
 START waits for the buffer's implicit fences, as ``ddi_dma_sync`` stalls until buffers have drained; END waits for
 nothing. On a machine whose views are always the same, x86 without bounce buffers, none of it moves a byte, and what is
-forgotten here shows on the first that is not, or in a guest of ``vm/run --incoherent``, or under ``strict()``. Who syncs
-what is the exporter's business: of the system heap's buffers every importer sees it, of udmabuf's and GEM's nobody
+forgotten here shows on the first that is not, or in a guest of ``vm/run --incoherent``, or under ``strict()``. Who is
+synced is the exporter's business: with the system heap every importer, with udmabuf and GEM none of them
 (``vm/run demo coherence`` shows that).
 
-A handle is free, bound, or freed; while it is bound there are two views of the memory, either of which may be behind::
+From bind to unbind the two views are alike, or one of them is behind::
 
-    free --bind--> both alike --CPU writes--> the device is behind --FORDEV, bind--> both alike
-                   both alike --device writes--> the CPU is behind --FORCPU, unbind--> both alike
+    (nothing bound)  --bind-->           alike            --unbind-->  (nothing bound)  --free-->  (freed)
+    alike            --CPU writes-->     device is behind --FORDEV-->          alike
+    alike            --device writes-->  CPU is behind    --FORCPU, unbind-->  alike
 
-Where the one that is behind is used, or the one ahead is overwritten by a sync the wrong way round, ``strict()`` raises.
+Where one that is behind is used, or a sync the wrong way round overwrites what is new, ``strict()`` raises.
 
 What Linux has no word for:
 

@@ -31,7 +31,7 @@ class Terminated(BaseException):
 class Options:
     """The options before the command."""
 
-    kernel: Path | None
+    kernel: str | None
     use_kvm: bool | None
     timeout: float
     rw: tuple[Path, ...]
@@ -60,7 +60,7 @@ class Options:
     def find_kernel(self) -> kernels.Kernel:
         """The kernel that --kernel names, or ours."""
         kernels.supported()
-        return kernels.from_path(self.kernel) if self.kernel else kernels.ensure()
+        return kernels.find(self.kernel)
 
 
 def guest_environment() -> dict[str, str]:
@@ -109,7 +109,7 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
 @click.group(cls=Commands)
 @click.option("--yes", is_flag=True, help="Used by the set-up.")
-@click.option("--kernel", type=click.Path(path_type=Path))
+@click.option("--kernel")
 @click.option("--kvm/--no-kvm", "use_kvm", default=None)
 @click.option("--timeout", type=click.FloatRange(min=0, max=LONGEST, min_open=True), callback=finite, default=1800.0)
 @click.option("--rw", type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path), multiple=True)
@@ -122,7 +122,7 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 def main(
     context: click.Context,
     yes: bool,
-    kernel: Path | None,
+    kernel: str | None,
     use_kvm: bool | None,
     timeout: float,
     rw: tuple[Path, ...],

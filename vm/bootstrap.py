@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +28,12 @@ VENV = CHECKOUT / ".venv"
 STAMP = VENV / ".linuxsync-stamp"
 LOG = CHECKOUT / "build" / "venv.log"
 OS_RELEASE = Path("/etc/os-release")
+SOURCES = Path("/usr/src")
+# The guest's kernel, and the oldest that the tests are run on.
+KERNEL = "6.12"
+OLDEST = "6.1"
+# What --kernel takes for a version, and not for a path.
+VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 USAGE = """\
 Usage: vm/run [OPTIONS] COMMAND [ARGS]...
@@ -40,14 +46,16 @@ Commands:
   demo              a short story told by real fences
   demo pipeline     120 frames from one process's buffers on another's screen; ARGS as in demo pipeline --help
   demo coherence    which bytes the CPU and a device see after which sync, in a guest with --incoherent and one without
-  test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both
+  test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both.
+                    All of tests/host takes Linux 6.1 too, which is built before the first test
   shell             a root shell in the guest
   bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
   kernel            build the kernel if need be, and print the path of its image
   -- CMD...         run CMD in the guest: its stdin, stdout, stderr and exit status are those of vm/run
 
 Options:
-  --kernel PATH     boot this bzImage, or the one in this kernel build tree, instead of our own kernel
+  --kernel VERSION  boot this Linux instead of 6.12, built once from the package linux-source-VERSION: 6.1 is tested
+  --kernel PATH     boot this bzImage, or the one in this kernel build tree; one that is called 6.1 is ./6.1
   --kvm, --no-kvm   use KVM, or QEMU's emulation; without either, KVM is tried once and the answer remembered
   --timeout SECONDS the longest that the guest may run, boot included [default: 1800; not for an interactive shell]
   --rw PATH         a folder that the guest may write; may be repeated. "--rw ." is the checkout, if you are in it
@@ -74,6 +82,7 @@ Examples:
   vm/run demo
   vm/run test -k merge
   vm/run test tests/vm/test_sw_sync.py
+  vm/run --kernel 6.1 test tests/vm/test_fencedev.py
   vm/run -- python -c 'from linuxsync import *; t = Timeline("mine"); print(t.create_fence(1).info())'
   vm/run -- sh -c 'cat /sys/kernel/debug/sync/info; dmesg' > log
   echo 'print(6 * 7)' | vm/run -- python -
@@ -100,7 +109,7 @@ class Need:
         what: as one would look for it on any distribution.
         present: whether it is there.
         packages: how it is called there: ID of os-release to package. "debian" is for Ubuntu too.
-        only_to_build_kernel: not needed with --kernel.
+        only_to_build_kernel: not needed with --kernel PATH.
     """
 
     what: str
@@ -127,11 +136,6 @@ def header(name: str) -> Callable[[], bool]:
     return lambda: any((folder / name).exists() for folder in folders)
 
 
-def any_file(*patterns: str) -> Callable[[], bool]:
-    """Whether one of these absolute patterns matches."""
-    return lambda: any(any(Path("/").glob(pattern.lstrip("/"))) for pattern in patterns)
-
-
 def python_needs() -> list[Need]:
     """What this Python needs for building an extension module in a virtual environment."""
     own = Path(sys.base_prefix) == Path("/usr")
@@ -148,8 +152,36 @@ def python_needs() -> list[Need]:
     ]
 
 
-def needs() -> list[Need]:
-    """Everything, in the order in which it is used."""
+def sources(folder: Path = SOURCES) -> dict[str, Path]:
+    """The packed kernel sources that are installed, by version."""
+    found = {}
+    for pattern in ("linux-source-*.tar.*", "linux-source-*/linux-source-*.tar.*"):
+        for path in folder.glob(pattern):
+            if match := re.fullmatch(rf"linux-source-({VERSION.pattern})\.tar\.(?:xz|bz2|gz|zst)", path.name):
+                found[match[1]] = path
+    return found
+
+
+def choose(versions: Iterable[str], wanted: str) -> str | None:
+    """The wanted one of some versions; in place of the guest's usual kernel also the newest, but not the oldest."""
+    versions = [v for v in versions if v == wanted or (wanted == KERNEL and v != OLDEST)]
+    return max(versions, key=lambda v: (v == wanted, [int(n) for n in v.split(".")]), default=None)
+
+
+def source_need(version: str) -> Need:
+    """The packed source of a kernel."""
+    file = SOURCES / f"linux-source-{version}.tar.xz"
+    instead = "give --kernel PATH" if version == KERNEL else "put kernel.org's there"
+    return Need(
+        f"the source of Linux {version}, packed, as {file} (or {instead})",
+        lambda: choose(sources(), version) is not None,
+        {"debian": f"linux-source-{version}"},
+        only_to_build_kernel=True,
+    )
+
+
+def needs(versions: Sequence[str]) -> list[Need]:
+    """Everything, in the order in which it is used, with the sources of these kernels."""
     return [
         Need("the program gcc", program("gcc"), named("gcc")),
         Need("the C library's headers (stdio.h)", header("stdio.h"), named("libc6-dev", "glibc-devel", "glibc")),
@@ -180,12 +212,7 @@ def needs() -> list[Need]:
             named("libelf-dev", "elfutils-libelf-devel", "libelf"),
             only_to_build_kernel=True,
         ),
-        Need(
-            "the source of Linux 6.12, packed, in /usr/src (or give --kernel PATH: a bzImage or a build tree)",
-            any_file("/usr/src/linux-source-*.tar.*", "/usr/src/linux-source-*/linux-source-*.tar.*"),
-            {"debian": "linux-source-6.12"},
-            only_to_build_kernel=True,
-        ),
+        *[source_need(version) for version in versions],
     ]
 
 
@@ -255,7 +282,10 @@ def install_packages(missing: Sequence[Need], yes: bool, os_release: Path = OS_R
     say("apt-get update")
     # A repository that is down need not be one that is used.
     subprocess.run([*prefix, "apt-get", "-qq", "update"], env=env, stdout=sys.stderr, check=False)
-    packages = [newest_source() if name.startswith("linux-source-") else name for name in packages]
+    chosen = {name: source_package(name) if name.startswith("linux-source-") else name for name in packages}
+    if unknown := [replace(need, packages={}) for need in missing if not chosen[need.packages[where]]]:
+        raise UnavailableError(explain(unknown, where, "apt knows no such package"))
+    packages = [name for name in chosen.values() if name]
     say(f"apt-get install {' '.join(packages)}")
     done = subprocess.run([*prefix, *command, "-qq", *packages], env=env, stdout=sys.stderr, check=False)
     if done.returncode != 0:
@@ -263,22 +293,20 @@ def install_packages(missing: Sequence[Need], yes: bool, os_release: Path = OS_R
     importlib.invalidate_caches()
 
 
-def newest_source(wanted: str = "linux-source-6.12") -> str:
-    """The wanted source package, or else the newest that the distribution has."""
-    found = subprocess.run(
-        ["apt-cache", "pkgnames", "linux-source-"], capture_output=True, text=True, check=False
-    ).stdout
-    versions: list[str] = re.findall(r"^linux-source-(\d[\d.]*)$", found, re.MULTILINE)
-    if not versions or wanted.removeprefix("linux-source-") in versions:
-        return wanted
-    return "linux-source-" + max(versions, key=lambda version: [int(n) for n in version.strip(".").split(".")])
+def source_package(wanted: str) -> str | None:
+    """The package with the source of a kernel, or of one that can take its place; None if apt knows of none."""
+    prefix = "linux-source-"
+    found = subprocess.run(["apt-cache", "pkgnames", prefix], capture_output=True, text=True, check=False).stdout
+    versions: list[str] = re.findall(rf"^{prefix}({VERSION.pattern})$", found, re.MULTILINE)
+    chosen = choose(versions, wanted.removeprefix(prefix))
+    return chosen and prefix + chosen
 
 
-def check_machine(build_kernel: bool, yes: bool) -> None:
-    """Make sure that everything is installed."""
+def check_machine(versions: Sequence[str], yes: bool) -> None:
+    """Make sure that everything is installed, also for building the kernels of these versions."""
 
     def missing() -> list[Need]:
-        return [n for n in needs() if (build_kernel or not n.only_to_build_kernel) and not n.present()]
+        return [n for n in needs(versions) if (versions or not n.only_to_build_kernel) and not n.present()]
 
     if first := missing():
         install_packages(first, yes)
@@ -392,6 +420,27 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(arguments[:at]), list(arguments[at:])
 
 
+def all_host_tests(arguments: Sequence[str]) -> bool:
+    """Whether these arguments of ``test`` are for all of tests/host, which needs the oldest kernel too."""
+    words = [word.split("::")[0] for word in arguments if not word.startswith("-")]
+    named = [path for word in words if word for path in (Path(word), CHECKOUT / word) if path.exists()]
+    return not named or any((CHECKOUT / "tests/host").is_relative_to(path.resolve()) for path in named)
+
+
+def kernel_versions(options: Sequence[str], command: Sequence[str]) -> list[str]:
+    """The kernels that this run boots and that are ours to build."""
+    kernel = KERNEL
+    for word, following in zip(options, [*options, ""][1:], strict=True):
+        if word == "--kernel":
+            kernel = following
+        elif word.startswith("--kernel="):
+            kernel = word.partition("=")[2]
+    versions = [kernel] if VERSION.fullmatch(kernel) else []
+    if command[:1] == ["test"] and all_host_tests(command[1:]):
+        versions += [KERNEL, OLDEST]
+    return list(dict.fromkeys(versions))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Set up what is missing, then become ``python -m linuxsync.vm``."""
     options, command = split(arguments)
@@ -407,9 +456,8 @@ def main(arguments: Sequence[str]) -> int:
         say(f"no such command: {command[0]}; there are {', '.join(COMMANDS)} (vm/run --help)")
         return 2
     yes = "--yes" in options or os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
-    own_kernel = not any(word == "--kernel" or word.startswith("--kernel=") for word in options)
     try:
-        check_machine(own_kernel, yes)
+        check_machine(kernel_versions(options, command), yes)
         check_venv()
     except (UnavailableError, OSError) as error:
         say(str(error))

@@ -4,7 +4,7 @@ A kernel in the cache is a folder of its own, named after everything that it was
 
     kernels/KEY/boot/vmlinuz-VERSION     the image, and config-VERSION
     kernels/KEY/lib/modules/VERSION      vgem, vkms; what `modprobe -d` and virtme-ng expect
-    kernels/KEY/extmod                   what a module out of the tree is built against
+    kernels/KEY/extmod                   what a module out of the tree is built against, checkpatch.pl included
     kernels/KEY/fencedev/KEY.ko          one such, see fencedev.py
 """
 
@@ -23,13 +23,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bootstrap import KERNEL, SOURCES, VERSION, choose, sources
 from .make import Make, MakeError, say
 
 FRAGMENT = Path(__file__).resolve().parent / "kernel.config"
 IMAGE = Path("arch/x86/boot/bzImage")
 # Part of the key: a change of what a folder in the cache holds makes a new one.
 LAYOUT = 1
-# Lines of make's output that stand for an object, in a build of FRAGMENT; the progress bar's full length.
+# Lines of make's output that stand for an object, in a build of FRAGMENT: the progress bar's full length, near enough
+# for either kernel.
 OBJECTS = 2080
 
 
@@ -75,20 +77,19 @@ def cache_home() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "linuxsync"
 
 
-def find_source(folder: Path = Path("/usr/src"), wanted: str = "6.12") -> Source:
-    """The packed source of the wanted version, or of the newest one that is installed.
+def find_source(folder: Path = SOURCES, wanted: str = KERNEL) -> Source:
+    """The packed source of the wanted version, or of one that can take its place.
 
     Raises:
         KernelError: there is none.
     """
-    found: list[Source] = []
-    for pattern in ("linux-source-*.tar.*", "linux-source-*/linux-source-*.tar.*"):
-        for path in folder.glob(pattern):
-            if match := re.match(r"linux-source-([\d.]+)\.tar\.(?:xz|bz2|gz|zst)$", path.name):
-                found.append(Source(path, match[1]))
-    if not found:
-        raise KernelError(f"no kernel source in {folder}: install linux-source-{wanted}, or give --kernel PATH")
-    return max(found, key=lambda s: (s.version == wanted, [int(n) for n in s.version.split(".")]))
+    found = sources(folder)
+    chosen = choose(found, wanted)
+    if chosen is None:
+        raise KernelError(
+            f"no source of Linux {wanted} in {folder}: `vm/run --kernel {wanted} kernel` says how to get it"
+        )
+    return Source(found[chosen], chosen)
 
 
 def cache_key(source: Source, fragment: Path) -> str:
@@ -120,14 +121,14 @@ def in_cache(folder: Path) -> Kernel | None:
     return None
 
 
-def ensure(fragment: Path = FRAGMENT) -> Kernel:
-    """The kernel from the cache, built first where it is not there yet.
+def ensure(wanted: str = KERNEL) -> Kernel:
+    """The kernel of a version from the cache, built first where it is not there yet.
 
     Raises:
         KernelError: it cannot be built.
     """
-    source = find_source()
-    folder = cache_home() / "kernels" / cache_key(source, fragment)
+    source = find_source(wanted=wanted)
+    folder = cache_home() / "kernels" / cache_key(source, FRAGMENT)
     if kernel := in_cache(folder):
         return kernel
     with build_lock(folder):
@@ -135,7 +136,7 @@ def ensure(fragment: Path = FRAGMENT) -> Kernel:
         if kernel := in_cache(folder):
             return kernel
         remove_stale_builds(folder.name)
-        build(source, fragment, folder)
+        build(source, FRAGMENT, folder)
     kernel = in_cache(folder)
     assert kernel
     return kernel
@@ -192,7 +193,7 @@ def build(source: Source, fragment: Path, result: Path) -> None:
         tree = unpack(source, work, make)
         output = work / "output"
         configure(tree, output, fragment, make)
-        say(f"building the kernel (once; 4 to 7 minutes on 2 CPUs; log: {log})")
+        say(f"building Linux {source.version} (once; 4 to 7 minutes on 2 CPUs; log: {log})")
         jobs = f"-j{len(os.sched_getaffinity(0))}"
         make.run_with_progress([*make_in(tree, output), jobs, "bzImage", "modules"], OBJECTS)
         check_config(fragment, output)
@@ -266,15 +267,42 @@ def install(tree: Path, output: Path, stage: Path, make: Make) -> None:
         raise KernelError("depmod did not run: the package kmod is missing")
     (modules / "build").unlink(missing_ok=True)
     script = "scripts/package/install-extmod-build"
-    # Linux 6.1 does not have it.
     if (tree / script).exists():
         command = f"KBUILD_RUN_COMMAND=$(srctree)/{script} {stage / 'extmod'}"
         make.run([*make_in(tree, output), "run-command", command])
-        (modules / "build").symlink_to("../../../extmod")
+    else:
+        install_extmod(tree, output, stage / "extmod")
+    (modules / "build").symlink_to("../../../extmod")
+
+
+def install_extmod(tree: Path, output: Path, extmod: Path) -> None:
+    """What install-extmod-build does, for Linux 6.1, where scripts/package/builddeb does it (deploy_kernel_headers)."""
+    # What was generated or compiled lies in the output, under the same names.
+    for root in (tree, output):
+        for name in ("include", "scripts", "arch/x86/include"):
+            shutil.copytree(root / name, extmod / name, symlinks=True, dirs_exist_ok=True)
+    for path in [tree / "Makefile", *tree.glob("arch/x86/Makefile*")]:
+        shutil.copyfile(path, extmod / path.relative_to(tree))
+    for name in (".config", "Module.symvers", "tools/objtool/objtool"):
+        # No objtool is made for a kernel that does not need it.
+        if (output / name).exists():
+            (extmod / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(output / name, extmod / name)
+
+
+def find(kernel: str | None) -> Kernel:
+    """The kernel that --kernel names: by its version, or by its path; ours if it names none.
+
+    Raises:
+        KernelError: there is no such kernel, nor can one be built.
+    """
+    if kernel is None or VERSION.fullmatch(kernel):
+        return ensure(kernel or KERNEL)
+    return from_path(Path(kernel))
 
 
 def from_path(path: Path) -> Kernel:
-    """The kernel that --kernel names: an image, or a tree in which one has been built.
+    """An image, or a tree in which one has been built.
 
     Raises:
         KernelError: it is neither.

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import runner
+from .bootstrap import KERNEL, OLDEST, all_host_tests
+from .kernel import ensure, supported
 
 NOTHING_COLLECTED = 5
 
@@ -18,6 +20,11 @@ def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings],
     host, guest = phases(arguments, checkout)
     statuses = []
     if host is not None:
+        if all_host_tests(arguments):
+            # No test has to wait until a kernel is built, and the progress is seen.
+            supported()
+            for version in (KERNEL, OLDEST):
+                ensure(version)
         runner.note("tests on the host")
         command = [sys.executable, "-m", "pytest", *host]
         statuses.append(subprocess.run(command, cwd=checkout, check=False).returncode)

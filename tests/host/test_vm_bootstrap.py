@@ -163,6 +163,50 @@ def test_options_are_told_from_the_command() -> None:
     assert bootstrap.split([]) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("line", "versions"),
+    [
+        ("demo", ["6.12"]),
+        ("--kernel 6.1 demo", ["6.1"]),
+        ("--kernel=6.1 --yes -- true", ["6.1"]),
+        ("--kernel 6.1 --kernel x demo", []),
+        ("--kernel ./6.1 demo", []),
+        ("test", ["6.12", "6.1"]),
+        ("test -k merge", ["6.12", "6.1"]),
+        ("test tests", ["6.12", "6.1"]),
+        ("test tests/host/", ["6.12", "6.1"]),
+        ("test tests/host/test_host.py::test_x", ["6.12"]),
+        ("test tests/vm", ["6.12"]),
+        ("--kernel 6.1 test tests/vm", ["6.1"]),
+        ("--kernel x test", ["6.12", "6.1"]),
+        ("-- test", ["6.12"]),
+    ],
+)
+def test_kernels_that_a_run_needs(line: str, versions: list[str]) -> None:
+    assert bootstrap.kernel_versions(*bootstrap.split(line.split())) == versions
+
+
+def test_kernel_that_the_distribution_has_not(tmp_path: Path) -> None:
+    """It is said before anything is installed, and where else to get it."""
+    file = tmp_path / "os-release"
+    file.write_text("ID=fedora\n")
+    need = bootstrap.source_need("6.1")
+    with pytest.raises(bootstrap.UnavailableError) as error:
+        bootstrap.install_packages([need], yes=True, os_release=file)
+    where = "/usr/src/linux-source-6.1.tar.xz (or put kernel.org's there)"
+    assert f"  - the source of Linux 6.1, packed, as {where}\n" in str(error.value)
+    assert f"is known here for: the source of Linux 6.1, packed, as {where}" in str(error.value)
+
+
+def test_newest_source_in_place_of_the_usual_one() -> None:
+    """But not one that is asked for by its version, nor the oldest."""
+    assert bootstrap.choose(["6.1", "6.12", "6.17"], "6.12") == "6.12"
+    assert bootstrap.choose(["6.8.0", "6.17", "6.9"], "6.12") == "6.17"
+    assert bootstrap.choose(["6.1"], "6.12") is None
+    assert bootstrap.choose(["6.1", "6.12"], "6.1") == "6.1"
+    assert bootstrap.choose(["6.12", "6.10"], "6.1") is None
+
+
 def test_test_paths_choose_the_phases() -> None:
     host, guest = f"{CHECKOUT}/tests/host", f"{CHECKOUT}/tests/vm"
     this = f"{host}/{Path(__file__).name}"

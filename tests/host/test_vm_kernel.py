@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from linuxsync.vm import kernel as kernels
+from linuxsync.vm.bootstrap import KERNEL, OLDEST
 from linuxsync.vm.make import OBJECT, Make
 from processes import assert_nothing_left, processes_of
 
@@ -77,7 +78,12 @@ def test_key_follows_everything_the_kernel_is_made_from(tmp_path: Path, monkeypa
 
 
 def test_source_of_the_wanted_version_or_the_newest(tmp_path: Path) -> None:
-    with pytest.raises(kernels.KernelError, match=r"install linux-source-6\.12, or give --kernel PATH"):
+    with pytest.raises(kernels.KernelError, match=r"no source of Linux 6\.12 in .*`vm/run --kernel 6\.12 kernel`"):
+        kernels.find_source(tmp_path)
+    # This one is for who asks for it: where it is the only one, the guest's usual kernel is still to be installed.
+    (tmp_path / "linux-source-6.1.tar.xz").touch()
+    assert kernels.find_source(tmp_path, "6.1").version == "6.1"
+    with pytest.raises(kernels.KernelError):
         kernels.find_source(tmp_path)
     # As on Ubuntu: in a folder of its own.
     (tmp_path / "linux-source-6.8.0").mkdir()
@@ -87,12 +93,17 @@ def test_source_of_the_wanted_version_or_the_newest(tmp_path: Path) -> None:
     assert kernels.find_source(tmp_path).version == "6.17"
     (tmp_path / "linux-source-6.12.tar.xz").touch()
     assert kernels.find_source(tmp_path).version == "6.12"
+    assert kernels.find_source(tmp_path, "6.1").version == "6.1"
+    with pytest.raises(kernels.KernelError, match=r"no source of Linux 6\.2 in"):
+        kernels.find_source(tmp_path, "6.2")
 
 
-def test_cached_kernel_is_complete_and_found_at_once() -> None:
-    kernel = kernels.ensure()
+@pytest.mark.parametrize("version", [KERNEL, OLDEST])
+def test_cached_kernel_is_complete_and_found_at_once(version: str) -> None:
+    kernel = kernels.find(version)
+    assert kernel.version.startswith(f"{version}.")
     start = time.monotonic()
-    assert kernels.ensure() == kernel
+    assert kernels.ensure(version) == kernel
     assert time.monotonic() - start < 1
     assert kernels.image_version(kernel.image) == kernel.version
     assert kernel.modules and kernel.extmod
@@ -101,6 +112,16 @@ def test_cached_kernel_is_complete_and_found_at_once() -> None:
     assert (kernel.modules / "build").resolve() == kernel.extmod.resolve()
     assert kernels.from_path(kernel.image) == kernels.Kernel(kernel.image, kernel.version, kernel.modules)
     assert kernels.from_path(kernel.image.parent.parent) == kernel
+
+
+def test_path_that_looks_like_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ./ it is a path."""
+    monkeypatch.chdir(tmp_path)
+    Path("6.1").mkdir()
+    assert kernels.find("6.1") == kernels.ensure("6.1")
+    assert kernels.find(None) == kernels.ensure()
+    with pytest.raises(kernels.KernelError, match=r"6\.1 is no kernel build tree"):
+        kernels.find("./6.1")
 
 
 def test_folder_that_is_no_kernel_tree(tmp_path: Path) -> None:
@@ -132,7 +153,7 @@ def test_interrupted_build_leaves_nothing_half_done(
             assert b"unpacking linux-source-" in process.stderr.readline()
             if number == signal.SIGKILL:
                 # The worst moment: make and its compilers are running.
-                assert b"building the kernel" in process.stderr.readline()
+                assert b"building Linux 6.12 (once" in process.stderr.readline()
             time.sleep(2)
             assert processes_of(tmp_path)
             process.send_signal(number)
