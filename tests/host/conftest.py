@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 from linuxsync.vm import kernel as kernels
+from linuxsync.vm.bootstrap import KERNEL, OLDEST
 
 
 @pytest.fixture(scope="session")
 def kernel() -> kernels.Kernel:
     """The project's own."""
     return kernels.ensure()
+
+
+@pytest.fixture(scope="session", params=[KERNEL, OLDEST])
+def each_kernel(request: pytest.FixtureRequest) -> kernels.Kernel:
+    """The project's own, and the oldest."""
+    return kernels.ensure(request.param)
 
 
 @pytest.fixture
