@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import runner
-from .bootstrap import KERNEL, OLDEST, all_host_tests
+from .bootstrap import KERNEL, OLDEST, all_host_tests, oldest_is_tested
 from .kernel import ensure, supported
 
 NOTHING_COLLECTED = 5
@@ -23,7 +23,7 @@ def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings],
         if all_host_tests(arguments):
             # No test has to wait until a kernel is built, and the progress is seen.
             supported()
-            for version in (KERNEL, OLDEST):
+            for version in (KERNEL, OLDEST) if oldest_is_tested() else (KERNEL,):
                 ensure(version)
         runner.note("tests on the host")
         command = [sys.executable, "-m", "pytest", *host]

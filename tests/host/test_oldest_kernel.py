@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from linuxsync.vm.bootstrap import OLDEST
-from linuxsync.vm.kernel import ensure
+from linuxsync.vm.kernel import Kernel
 from processes import environment, kept_logs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +28,8 @@ def count_tests() -> int:
     return int(count)
 
 
-def test_fence_device(cache: Path) -> None:
+def test_fence_device(cache: Path, oldest: Kernel) -> None:
     """All of its tests pass in one boot, those of ddi and sync_file too, and the kernel warns of nothing."""
-    ensure(OLDEST)
     command = [sys.executable, "-m", "linuxsync.vm", "--kernel", OLDEST, "test", "-q", *map(str, PARTS)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=LIMIT, check=False, env=environment(cache), cwd=ROOT
