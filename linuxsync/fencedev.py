@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from warnings import warn
 
-from . import _uapi
+from . import _coherence, _uapi
+from ._coherence import Watch
 from ._fd import OwnedFd
-from .ddi import DmaFlags, DmaHandle
+from .ddi import CoherenceError, DmaFlags, DmaHandle
 from .dma_buf import Access, DmaBuf
 from .sync_file import SyncFile
 
@@ -150,7 +151,7 @@ class _Numbered:
         # Not made, if there is no device or no number.
         if hasattr(self, "_process") and not self.closed and self._number() and self._process == os.getpid():
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            with suppress(OSError):
+            with suppress(OSError, CoherenceError):
                 self.close()
 
     def __repr__(self) -> str:
@@ -179,12 +180,25 @@ class Attachment(_Numbered):
     and leaves the closing to the process that made it.
     """
 
-    __slots__ = ("_bound", "_data", "_start", "access", "handle", "size")
+    __slots__ = ("_bound", "_data", "_mapped", "_start", "access", "handle", "size")
     _closing = (_uapi.FENCEDEV_IOC_DETACH, "FENCEDEV_IOC_DETACH")
 
-    def __init__(self, device: FenceDevice, what: DmaBuf | DmaHandle, access: Access = Access.RW) -> None:
+    def __init__(self, device: FenceDevice, what: DmaBuf | DmaHandle, access: Access | None = None) -> None:
         super().__init__(device)
+        if not isinstance(what, (DmaBuf, DmaHandle)):
+            raise TypeError(f"attach takes a DmaBuf or a DmaHandle, not a {type(what).__name__}")
+        allowed = Access.RW
+        if isinstance(what, DmaHandle):
+            what._bound()
+            allowed = _OF_THE_DEVICE[what.flags & DmaFlags.RDWR]
+        if access is None:
+            access = allowed
+        if not isinstance(access, int) or access not in (Access.READ, Access.WRITE, Access.RW):
+            raise ValueError(f"access must be Access.READ, WRITE or RW, not {access!r}")
+        if access & ~allowed:
+            raise ValueError(f"{what!r} is bound for {allowed!r} of the device, not for {access!r}")
         self.access = access
+        self._mapped = False
         self.handle = what if isinstance(what, DmaHandle) else None
         dmabuf = what._bound() if isinstance(what, DmaHandle) else what
         self._data = _uapi.FencedevAttach(fd=dmabuf.fileno(), access=access)
@@ -197,16 +211,56 @@ class Attachment(_Numbered):
     def _number(self) -> int:
         return int(self._data.attachment) if hasattr(self, "_data") else 0
 
-    def _used(self, writes: bool, fence: SyncFile | None = None) -> None:
-        """Tell the handle, if there is one, of work that the device is given."""
-        if self.handle is None:
-            return
-        if self.handle._buf is not self._bound:
+    def _watcher(self) -> DmaHandle | None:
+        """The handle, if there is one, which has to be bound as it was."""
+        if self.handle is not None and self.handle._buf is not self._bound:
             raise ValueError(f"what {self!r} is for has been unbound from its DmaHandle")
-        if writes:
-            self.handle.device_writes(fence)
-        else:
-            self.handle.device_reads(fence)
+        return self.handle
+
+    def _watch(self) -> Watch | None:
+        """What ddi.strict() remembers of the memory, if unmapping it brings the CPU what the device has written."""
+        if self.handle is None or not self._mapped or not self.access & Access.WRITE:
+            return None
+        return _coherence.watches.get(self.handle._ino) if self.handle._buf is self._bound else None
+
+    def _losing(self) -> CoherenceError | None:
+        """Whether that throws away what the CPU has written."""
+        watch = self._watch()
+        try:
+            if watch is not None:
+                watch.fetching("unmapping", 0, 0)
+        except CoherenceError as error:
+            return error
+        return None
+
+    def _unmapped(self, wrong: CoherenceError | None) -> None:
+        """It is unmapped."""
+        watch, self._mapped = self._watch(), False
+        if watch is not None:
+            watch.fetched()
+        if wrong is not None:
+            raise wrong
+
+    def close(self) -> None:
+        """Unmap and detach it; a second call does nothing, nor does one in a forked child, or after the device's.
+
+        Raises:
+            OSError: EBUSY, a job that has not ended uses it.
+            CoherenceError: under ``ddi.strict()``, as ``unmap``; closed it is all the same.
+        """
+        if not self._closed:
+            wrong = self._losing()
+            super().close()
+            self._unmapped(wrong)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CoherenceError:
+            if kind is None:  # otherwise it is likely what that exception left behind
+                raise
 
     def map(self) -> None:
         """Make the buffer's memory reachable for the device.
@@ -219,6 +273,7 @@ class Attachment(_Numbered):
         Mirrors dma_buf_map_attachment.
         """
         self._ask(_uapi.FENCEDEV_IOC_MAP, "FENCEDEV_IOC_MAP")
+        self._mapped = True
 
     def unmap(self) -> None:
         """Take it away again; what the device wrote is the CPU's to see from then on.
@@ -226,10 +281,14 @@ class Attachment(_Numbered):
         Raises:
             ValueError: closed.
             OSError: ENXIO, it is not mapped; EBUSY, a job that has not ended uses it.
+            CoherenceError: under ``ddi.strict()``, of an attachment to which the device may write: it throws away what
+                the CPU has written; unmapped it is all the same.
 
         Mirrors dma_buf_unmap_attachment.
         """
+        wrong = self._losing()
         self._ask(_uapi.FENCEDEV_IOC_UNMAP, "FENCEDEV_IOC_UNMAP")
+        self._unmapped(wrong)
 
     def peek(self, offset: int = 0, length: int | None = None) -> bytes:
         """Return what the device sees, whatever it may do with it: a look and no work, which no sync has to precede.
@@ -259,9 +318,13 @@ class Attachment(_Numbered):
         """
         raw = bytes(data)
         offset, length = _range(self, offset, len(raw))
-        self._used(writes=True)
+        handle, first = self._watcher(), self._start + offset
+        if handle is not None:
+            handle._check_device(first, first + length, writes=True)
         copied = (c_char * length).from_buffer_copy(raw)
         self._transfer(_uapi.FENCEDEV_IOC_POKE, "FENCEDEV_IOC_POKE", offset, copied, length)
+        if handle is not None:
+            handle._device_uses(first, first + length, True, None)
 
     def _transfer(self, request: int, name: str, offset: int, data: object, length: int) -> None:
         number = self.id
@@ -290,12 +353,15 @@ class Operation:
     def _fill_in(self, data: _uapi.FencedevSubmit, device: FenceDevice) -> None:
         raise NotImplementedError
 
-    def _announce(self, fence: SyncFile | None = None) -> None:
-        """Tell the handles of the buffers; before it is submitted, and again with its fence."""
+    def _touched(self, data: _uapi.FencedevSubmit) -> list[tuple[DmaHandle, int, int, bool]]:
+        """What it uses of what is bound to handles: from where to where in the buffer, and whether it writes."""
+        found = []
         for side in ("src", "dst"):
             attachment: Attachment | None = getattr(self, side, None)
-            if attachment is not None:
-                attachment._used(writes=side == "dst", fence=fence)
+            if attachment is not None and (handle := attachment._watcher()) is not None and data.length:
+                first = getattr(data, f"{side}_offset")
+                found.append((handle, first, first + data.length, side == "dst"))
+        return found
 
 
 def _place(
@@ -318,7 +384,9 @@ def _number_on(attachment: Attachment, device: FenceDevice) -> int:
 
 def _words(data: _uapi.FencedevSubmit, value: int, what: str) -> None:
     if (data.dst_offset | data.src_offset | data.length) % _WORD:
-        raise ValueError(f"offsets and length must be multiples of {_WORD} bytes")
+        raise ValueError(
+            f"offsets in the buffer (of what is bound to a handle, too) and length must be multiples of {_WORD}"
+        )
     data.value = _uapi.as_u32(value, what)
 
 
@@ -476,7 +544,7 @@ class Queue(_Numbered):
         """Put a job at the end of the queue and return it.
 
         It begins when the jobs before it have ended and what it waits for has signaled, and does its operation when
-        its time is over. A job that fails leaves all memory as it was.
+        its time is over. A job that fails leaves all memory as it was, unless it was reset in the middle of its work.
 
         Args:
             operation: what it does with buffers.
@@ -512,18 +580,18 @@ class Queue(_Numbered):
         data.in_fence_count = len(fences)
         for at, fence in enumerate(fences):
             data.in_fences[at] = fence.fileno()
+        touched: list[tuple[DmaHandle, int, int, bool]] = []
         if operation is not None:
             operation._fill_in(data, self.device)
-            operation._announce()
+            touched = operation._touched(data)
+            for handle, first, end, writes in touched:
+                handle._check_device(first, end, writes)
         made = c_int32.from_buffer(data, _uapi.FencedevSubmit.out_fence.offset)
         name = f"FENCEDEV_IOC_SUBMIT to queue {number}"
         fence = SyncFile._taking(_uapi.ask, self.device.fileno(), _uapi.FENCEDEV_IOC_SUBMIT, data, name, made)
-        if operation is not None:
-            try:
-                operation._announce(fence)
-            except BaseException:
-                fence.close()
-                raise
+        if not error:  # a job that fails touches nothing
+            for handle, first, end, writes in touched:
+                handle._device_uses(first, end, writes, fence)
         return Job(self, fence, int(data.seqno))
 
     def reset(self) -> int:
@@ -613,18 +681,6 @@ class FenceDevice(OwnedFd):
 
         Mirrors FENCEDEV_IOC_ATTACH (``fencedev_attach``; dma_buf_attach).
         """
-        if not isinstance(what, (DmaBuf, DmaHandle)):
-            raise TypeError(f"attach takes a DmaBuf or a DmaHandle, not a {type(what).__name__}")
-        allowed = Access.RW
-        if isinstance(what, DmaHandle):
-            what._bound()
-            allowed = _OF_THE_DEVICE[what.flags & DmaFlags.RDWR]
-        if access is None:
-            access = allowed
-        if not isinstance(access, int) or access not in (Access.READ, Access.WRITE, Access.RW):
-            raise ValueError(f"access must be Access.READ, WRITE or RW, not {access!r}")
-        if access & ~allowed:
-            raise ValueError(f"{what!r} is bound for {allowed!r} of the device, not for {access!r}")
         attachment = Attachment(self, what, access)
         if mapped:
             try:

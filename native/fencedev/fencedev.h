@@ -146,7 +146,8 @@ struct fencedev_transfer {
  * @seqno: out, its number on the timeline; a queue's first is 1
  *
  * The job's fence has the error of the first of @in_fences that has one, or -@error, or -ECANCELED
- * if it was ended before its time. A job with an error leaves all memory as it was.
+ * if it was ended before its time. A job with an error leaves all memory as it was, but for one
+ * that was reset in the middle of its operation.
  */
 struct fencedev_submit {
 	__u32 queue;

@@ -131,10 +131,16 @@ static long fencedev_ioctl(struct file *filp, unsigned int request, unsigned lon
 	if (mutex_lock_interruptible(&file->lock))
 		return -ERESTARTSYS;
 	error = fencedev_request(file, request, &args, user);
-	mutex_unlock(&file->lock);
 	/* SUBMIT has answered before it was too late to fail. */
-	if (!error && request != FENCEDEV_IOC_SUBMIT && copy_to_user(user, &args, size))
+	if (!error && request != FENCEDEV_IOC_SUBMIT && copy_to_user(user, &args, size)) {
+		/* Nobody knows the number of what was made. */
+		if (request == FENCEDEV_IOC_QUEUE_CREATE)
+			fencedev_queue_destroy(file, args.queue_create.queue);
+		else if (request == FENCEDEV_IOC_ATTACH)
+			fencedev_detach(file, args.attach.attachment);
 		error = -EFAULT;
+	}
+	mutex_unlock(&file->lock);
 	return error;
 }
 

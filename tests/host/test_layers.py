@@ -26,7 +26,7 @@ OBJECTS = {
     "kms": {"_modes", "drm", "sync_file"},
     "_coherence": {"sync_file"},
     "ddi": {"_coherence", "dma_buf", "sync_file"},
-    "fencedev": {"ddi", "dma_buf", "sync_file"},
+    "fencedev": {"_coherence", "ddi", "dma_buf", "sync_file"},
 }
 OBJECT_RANK, TOP_RANK = 4, 5
 NATIVE = {

@@ -1,13 +1,16 @@
 """ddi: what each call of 9F asks the kernel, for each direction, and what it says to calls that are wrong."""
 
+import copy
 import errno
+import pickle
 
+import numpy
 import pytest
 from buffer_words import PAGE, syncs
 from clock_words import after, alarm, lasts
 from kernel_words import refused
 
-from linuxsync import Access, DmaBuf, DmaHeap, ddi
+from linuxsync import Access, DmaBuf, DmaHeap, ddi, udmabuf
 from linuxsync.ddi import BindError, BindResult, DmaFlags, DmaHandle, RangeError, SyncType
 
 FORDEV, FORCPU, FORKERNEL = SyncType
@@ -176,3 +179,80 @@ def test_what_the_exporter_refuses(buf, handle):
         other.bind(closed, DmaFlags.READ)
     with refused(errno.ENOTTY):
         DmaBuf.from_fd(0)
+
+
+def test_views_do_not_outlive_the_binding(buf):
+    """What is made of the memory reads zeros after unbind, which says so, and reaches the buffer no more."""
+    handle = DmaHandle().bind(buf, DmaFlags.RDWR)
+    handle.memory[:4] = b"kept"
+    part = handle.memory.raw[:4]
+    with pytest.raises(BufferError, match="zeros from now on"):
+        handle.unbind()
+    assert not handle.bound
+    assert bytes(part) == bytes(4)
+    part[:] = b"lost"
+    part.release()
+    with pytest.raises(BufferError, match="zeros"), DmaHandle() as again:
+        array = numpy.frombuffer(again.bind(buf, DmaFlags.RDWR).memory.raw, numpy.uint8)
+        assert bytes(array[:4]) == b"kept"
+        array[4] = 7
+    array[:] = 9
+    with buf.cpu_access(Access.READ) as view:
+        assert bytes(view[:5]) == b"kept\7"
+    del array
+
+
+def test_an_exception_does_not_wait(buf, timeline):
+    """On its way out of a block nobody waits for fences that may never signal."""
+    with pytest.raises(KeyError), DmaHandle() as handle:
+        handle.bind(buf, DmaFlags.RDWR)
+        with timeline.create_fence(1) as fence:
+            buf.import_sync_file(fence, Access.WRITE)
+        handle.memory[0] = 1
+        raise KeyError
+    assert repr(handle) == "<freed DmaHandle>"
+
+
+def test_what_is_no_handle_of_its_own(buf, handle):
+    """Handles are not copied, pickled, or bound to what is no buffer or with flags that there are not."""
+    for copy_it in (copy.copy, copy.deepcopy, pickle.dumps):
+        for one in (handle, DmaHandle()):
+            with pytest.raises(TypeError, match="cannot pickle or copy a DmaHandle"):
+                copy_it(one)
+    with DmaHandle() as other:
+        with pytest.raises(TypeError, match="bind takes a DmaBuf, not a int"):
+            other.bind(buf.fileno(), DmaFlags.RDWR)
+        for flags in (-1, 0x83, 0, DmaFlags.STREAMING):
+            assert ddi.ddi_dma_buf_bind_handle(other, buf, flags) == BindResult.BADATTR
+
+
+def test_what_a_handler_raises_is_no_answer(buf, timeline):
+    """An OSError too, by the calls that return what 9F says."""
+    handle = DmaHandle().bind(buf, DmaFlags.RDWR)
+    with timeline.create_fence(1) as fence:
+        buf.import_sync_file(fence, Access.WRITE)
+
+    def too_late():
+        raise TimeoutError(errno.ETIMEDOUT, "too late")
+
+    calls = (lambda: ddi.ddi_dma_unbind_handle(handle), lambda: ddi.ddi_dma_sync(handle, 0, 0, FORCPU))
+    for call in calls:
+        with pytest.raises(TimeoutError, match="too late"), alarm(0.1, too_late):
+            call()
+    assert handle.bound
+    timeline.inc()
+    assert ddi.ddi_dma_unbind_handle(handle) == ddi.DDI_SUCCESS
+
+
+def test_bind_of_a_pending_udmabuf_waits(timeline, keep):
+    """Its first END takes a START, until a handler that raises ends that: then nothing is bound."""
+    buf = keep(udmabuf.create(PAGE))
+    with timeline.create_fence(1) as fence:
+        buf.import_sync_file(fence, Access.WRITE)
+    handle = DmaHandle()
+    with pytest.raises(KeyError), alarm(0.1, lambda: {}["struck"]):
+        handle.bind(buf, DmaFlags.RDWR)
+    assert not handle.bound
+    with lasts(0.2), after(0.2, timeline.inc):
+        handle.bind(buf, DmaFlags.RDWR)
+    handle.unbind()
