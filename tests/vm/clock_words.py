@@ -22,6 +22,14 @@ def lasts(least: float, most: float | None = None) -> Iterator[None]:
     assert least <= took < (least if most is None else most) + SLACK
 
 
+def becomes(wanted: object, look: Callable[[], object], within: float = 30.0) -> None:
+    """Wait until `look` sees what is wanted."""
+    deadline = time.monotonic() + within
+    while (seen := look()) != wanted:
+        assert time.monotonic() < deadline, f"still {seen!r}"
+        time.sleep(0.001)
+
+
 @contextmanager
 def handled(number: int, handler: Callable[..., Any]) -> Iterator[None]:
     """Have Python's handler for a signal."""
