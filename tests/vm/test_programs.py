@@ -52,7 +52,7 @@ def test_demo() -> None:
     assert story.count("FenceError: [Errno 2]") == 2
 
 
-def test_benchmarks() -> None:
+def test_benchmarks(fence_device_module: None) -> None:
     """Every benchmark runs in all three languages, and --json has every figure."""
     result = json.loads(output("-m", "benchmarks", "--rounds", "1", "--json", "-", stderr="round 1 of 1\n"))
     assert {figure["name"] for figure in result["benchmarks"]} >= {
@@ -71,6 +71,8 @@ def test_benchmarks() -> None:
         "syncobj_query",
         "syncobj_query-256",
         "prime",
+        "submit",
+        "chain-16",
     }
     for figure in result["benchmarks"]:
         assert all(len(figure[who]) == 1 and figure[who][0] > 0 for who in ("c", "linuxsync", "plain"))
