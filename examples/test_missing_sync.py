@@ -3,7 +3,7 @@
     vm/run -- python -m pytest examples/test_missing_sync.py               # what forgets the sync passes: this is x86
     vm/run --incoherent -- python -m pytest examples/test_missing_sync.py  # and fails, as it would on many ARM boards
 
-The last two tests need no special machine: ddi.strict() knows the rule and watches who uses the memory when.
+The last two tests need no special guest: ddi.strict() knows the rule and watches who uses the memory when.
 """
 
 from collections.abc import Iterator
@@ -76,7 +76,10 @@ def test_without_a_special_machine(forget, strict, heap, queue):
         handle.bind(source, DmaFlags.WRITE)
         with device.attach(handle) as src, device.attach(target, Access.WRITE) as dst:
             handle.memory[:] = PICTURE
-            if not forget:
-                handle.sync(SyncType.FORDEV)
+            if forget:
+                with pytest.raises(ddi.CoherenceError, match="no FORDEV since"):
+                    queue.submit(Copy(dst, src))
+                return
+            handle.sync(SyncType.FORDEV)
             with queue.submit(Copy(dst, src)) as job:
                 job.fence.wait(10)

@@ -276,7 +276,7 @@ class Attachment(_Numbered):
         self._mapped = True
 
     def unmap(self) -> None:
-        """Take it away again; what the device wrote is the CPU's to see from then on.
+        """Take it away again; what the device wrote is the CPU's to see from then on, unless a udmabuf or GEM made it.
 
         Raises:
             ValueError: closed.
@@ -595,7 +595,9 @@ class Queue(_Numbered):
         return Job(self, fence, int(data.seqno))
 
     def reset(self) -> int:
-        """End the job that the device is at, hung or not, with ECANCELED; those after it go on.
+        """Have the job that the device is at end, hung or not, with ECANCELED; those after it go on.
+
+        It may end a moment after this returns: wait for its fence before you look at it again.
 
         Returns:
             Its seqno (int > 0); 0 if the queue is empty, or its first job still waits for a fence.

@@ -64,7 +64,8 @@ Options:
   --memory SIZE     the guest's memory [default: 1G]
   --incoherent      devices see what the CPU wrote to a dma-buf, and the CPU what they wrote, only after
                     DMA_BUF_IOCTL_SYNC (swiotlb=force): a program that forgets it works on x86 and fails here.
-                    What is larger than 256 KiB in one piece can't be mapped for a device then (EIO)
+                    For buffers of the heaps: udmabuf and GEM sync no device, so theirs stay out of date there, and
+                    what is larger than 256 KiB in one piece can't be mapped for a device (EIO)
   --append ARG      one more kernel argument; may be repeated
   --yes             install missing packages without asking; so does a CI variable in the environment
   -q, --quiet       nothing on stderr that is not the command's, unless something is wrong

@@ -25,7 +25,7 @@ def vm(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("options", [[], ["--incoherent"]], ids=["coherent", "incoherent"])
 def test_a_missing_sync_is_caught(options: list[str], cache: Path, tmp_path: Path) -> None:
-    """In C and in Python: with --incoherent, and not without it; by ddi.strict() always."""
+    """In C and in Python: with --incoherent, and not without it."""
     program = tmp_path / "missing_sync"
     subprocess.run(
         ["cc", "-Wall", "-Wextra", "-Werror", "-o", program, C_TEST, "-I", ROOT / "native/fencedev"], check=True
@@ -35,7 +35,7 @@ def test_a_missing_sync_is_caught(options: list[str], cache: Path, tmp_path: Pat
         {program} --forget 2>&1; echo "forgotten: $?"
         python -m pytest -q -p no:cacheprovider -rA {PYTHON_TEST.relative_to(ROOT)}"""
     done = vm(cache, *options, "--", "sh", "-c", script)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == (1 if options else 0), done.stdout + done.stderr
     assert "both pictures have arrived\nright: 0\n" in done.stdout
     if options:
         assert "missing_sync: picture 1: byte 0 is 0 at the device\nforgotten: 1\n" in done.stdout
@@ -46,9 +46,8 @@ def test_a_missing_sync_is_caught(options: list[str], cache: Path, tmp_path: Pat
         "test_the_picture_arrives[upload]": "PASSED",
         "test_the_picture_arrives[upload_and_forget]": "FAILED" if options else "PASSED",
         "test_without_a_special_machine[False]": "PASSED",
-        "test_without_a_special_machine[True]": "FAILED",
+        "test_without_a_special_machine[True]": "PASSED",
     }
-    assert "no FORDEV since" in done.stdout
 
 
 def test_demo_coherence_boots_both_ways(cache: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from processes import environment, kept_logs
 
 # How many there are: that all of them are run is part of what is tested.
-TESTS = 116
+TESTS = 117
 # The functions in which the kernel is expected to warn, each once.
 WARNINGS = ["__alloc_pages_noprof", "drm_atomic_helper_wait_for_fences"]
 

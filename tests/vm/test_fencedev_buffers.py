@@ -432,3 +432,29 @@ def test_a_buffer_by_descriptor(device, buf):
     with DmaBuf.from_fd(buf) as again, device.attach(again) as one, device.attach(buf) as two:
         one.poke(b"here")
         assert two.peek(0, 4) == b"here"
+
+
+def test_implicit_in_one_buffer(a, buf, device, queue, keep):
+    """Read and written by one job, whose fence is added once, as a writer's."""
+    again = keep(device.attach(buf))
+    for src in (a, again):
+        with queue.submit(Copy(a, src, dst_offset=PAGE, length=PAGE), implicit=True, hang=True) as job:
+            with buf.export_sync_file(Access.READ) as writers:
+                assert [fence.obj_name for fence in writers.fences] == ["queue"]
+            queue.reset()
+            job.fence.wait(WAIT)
+
+
+def test_reset_in_the_middle_of_an_operation(device, queue, heap, keep):
+    """Whom reset() names ends with ECANCELED, and nobody else; what it had done by then stays done."""
+    big = keep(device.attach(keep(heap.alloc(32 << 20))))
+    ends = set()
+    for tenth in range(10):
+        with queue.submit(Fill(big, tenth), ignore_errors=True) as job:
+            time.sleep(0.002 * tenth)
+            named = queue.reset()
+            job.fence.wait(WAIT)
+            assert named in (0, job.seqno)
+            assert job.fence.error == (errno.ECANCELED if named else None)
+            ends.add((bool(named), set(big.peek(0, 4)) == {0, tenth} if tenth else False))
+    assert (True, True) in ends  # it had begun, and was reset

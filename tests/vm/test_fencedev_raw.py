@@ -202,18 +202,23 @@ def test_in_fences_are_sync_files(device, queue, heap, fence, nothing_new):
             assert ask(device, "QUERY", fence=bad) == EINVAL
 
 
-def test_answer_that_cannot_be_written(device, queue, heap, open_files):
-    """EFAULT before anything has happened: no descriptor, no job, no fence, and the number is not used up."""
-    data = _uapi.FencedevSubmit(queue=queue.id)
+@pytest.mark.parametrize("name", ["SUBMIT", "QUEUE_CREATE", "ATTACH"])
+def test_answer_that_cannot_be_written(device, queue, heap, keep, open_files, nothing_new, name):
+    """EFAULT, and nothing is there that nobody knows of: no descriptor, job, fence, queue or attachment."""
+    buf = keep(heap.alloc(PAGE))
+    data = {
+        "SUBMIT": _uapi.FencedevSubmit(queue=queue.id),
+        "QUEUE_CREATE": _uapi.FencedevQueueCreate(name=b"unheard of"),
+        "ATTACH": _uapi.FencedevAttach(fd=buf.fileno(), access=3),
+    }[name]
     with mmap.mmap(-1, PAGE) as page:
         page[: ctypes.sizeof(data)] = bytes(data)
         there = (ctypes.c_char * PAGE).from_buffer(page)
         where = ctypes.addressof(there)
         assert libc.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(PAGE), mmap.PROT_READ) == 0
-        before = open_files()
-        assert answer(device.fileno(), ALL["SUBMIT"], where) == EFAULT
-        assert open_files() == before
-        assert alive()["jobs"] == alive()["fences"] == 0
+        before, files = alive(), open_files()
+        assert answer(device.fileno(), ALL[name], where) == EFAULT
+        assert (alive(), open_files()) == (before, files)
         assert libc.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_WRITE) == 0
         del there
     with queue.submit() as job:
