@@ -80,9 +80,9 @@ class Use(Span):
 
     def close(self) -> None:
         """Let go of the fence."""
-        if self.fence is not None:
-            self.fence.close()
-            self.fence = None
+        fence, self.fence = self.fence, None  # first, for a signal's handler may raise in between
+        if fence is not None:
+            fence.close()
 
 
 class Watch:

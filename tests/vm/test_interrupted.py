@@ -113,10 +113,10 @@ def test_a_handler_that_raises_loses_nothing(what, heap, vkms, gpu, timeline, fe
     buf.close()
 
 
-def test_a_handler_that_raises_leaves_handles_usable(heap, fence):
+def test_a_handler_that_raises_leaves_handles_usable(heap, timeline):
     """Bind, sync and unbind, watched by strict(): no descriptor is lost, and the handle is either bound or not."""
     handle = DmaHandle()
-    with heap.alloc(PAGE) as buf, heap.alloc(PAGE) as other:
+    with heap.alloc(PAGE) as buf, heap.alloc(PAGE) as other, timeline.create_fence(0) as ended:
 
         def work():
             if handle.bound:
@@ -125,7 +125,7 @@ def test_a_handler_that_raises_leaves_handles_usable(heap, fence):
                 handle.bind(buf, DmaFlags.RDWR)
                 handle.memory[0] = 1
                 handle.sync(SyncType.FORDEV)
-                handle.device_reads(fence)
+                handle.device_reads(ended)
                 handle.sync(SyncType.FORCPU)
                 assert handle.memory[0] == 1
                 handle.unbind()
