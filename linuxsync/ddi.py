@@ -31,7 +31,7 @@ What Linux has no word for:
 
 - a part of a buffer. ``struct dma_buf_sync`` has flags and no range, so a range is checked to the byte and the whole
   buffer is synced: ``DmaHandle.granularity`` says so. Kernels of vendors (Android's common kernel, Rockchip's) have
-  ``dma_buf_begin_cpu_access_partial`` for drivers, and some DMA_BUF_IOCTL_SYNC_PARTIAL for programs, _IOW('b', 2) of
+  ``dma_buf_begin_cpu_access_partial`` for drivers, and some DMA_BUF_IOCTL_SYNC_PARTIAL for programs, number 2 with
   flags, offset and length. It was proposed to upstream and not taken; there 2 is DMA_BUF_IOCTL_EXPORT_SYNC_FILE.
 - the kernel's view apart from a process's: FORKERNEL is the hint that 9F allows it to be, and does as FORCPU does.
 - consistent and streaming memory: which it is, the exporter has decided. The flags are taken, and as on Solaris neither
