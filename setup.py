@@ -7,7 +7,13 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
-PACKAGES = {"linuxsync": "linuxsync", "linuxsync._native": "native", "linuxsync.vm": "vm"}
+PACKAGES = {
+    "linuxsync": "linuxsync",
+    "linuxsync._native": "native",
+    "linuxsync.cli": "linuxsync/cli",
+    "linuxsync.inspect": "linuxsync/inspect",
+    "linuxsync.vm": "vm",
+}
 MODULES = [path.stem for path in sorted((HERE / "native").glob("*.pyx"))]
 
 # Set where nothing may warn: CI. The three that are off are about code which Cython writes, not we.

@@ -104,6 +104,41 @@ cdef sync_fence_info *file_info(int fd, sync_file_info *info, sync_fence_info *s
     return fences
 
 
+cdef snapshot(int fd):
+    """One FILE_INFO, as Python has it."""
+    cdef sync_fence_info stack[ON_STACK]
+    cdef sync_file_info info
+    cdef sync_fence_info *fences = file_info(fd, &info, stack)
+    cdef SyncFileInfo made
+    cdef FenceInfo fence
+    cdef tuple found
+    cdef str driver = ""
+    cdef unsigned int i
+    try:
+        found = PyTuple_New(info.num_fences)
+        for i in range(info.num_fences):
+            fence = FenceInfo.__new__(FenceInfo)
+            # Most of them come from one driver, whose name need not be decoded again for each.
+            if i == 0 or memcmp(fences[i].driver_name, fences[i - 1].driver_name, 32) != 0:
+                driver = text(fences[i].driver_name)
+            fence.driver_name = driver
+            fence.obj_name = text(fences[i].obj_name)
+            fence.status = fences[i].status
+            fence.flags = fences[i].flags
+            fence.timestamp_ns = fences[i].timestamp_ns
+            Py_INCREF(fence)  # SET_ITEM takes it
+            PyTuple_SET_ITEM(found, i, fence)
+        made = SyncFileInfo.__new__(SyncFileInfo)
+        made.name = text(info.name)
+        made.status = info.status
+        made.flags = info.flags
+        made.fences = found
+        return made
+    finally:
+        if fences is not stack:
+            PyMem_Free(fences)
+
+
 cdef int merge_fds(int fd, int fd2, const char *name) except -1:
     """SYNC_IOC_MERGE; `name` is 32 bytes or NULL. Returns the new descriptor, close-on-exec."""
     cdef sync_merge_data merged
@@ -158,37 +193,7 @@ cdef class SyncFile(OwnedFd):
         Mirrors SYNC_IOC_FILE_INFO (``sync_file_ioctl_fence_info``). It does not enable signaling: with a hardware
         driver a fence that nobody has polled or waited for may read active for ever.
         """
-        cdef sync_fence_info stack[ON_STACK]
-        cdef sync_file_info info
-        cdef sync_fence_info *fences = file_info(fd_of(self), &info, stack)
-        cdef SyncFileInfo snapshot
-        cdef FenceInfo fence
-        cdef tuple found
-        cdef str driver = ""
-        cdef unsigned int i
-        try:
-            found = PyTuple_New(info.num_fences)
-            for i in range(info.num_fences):
-                fence = FenceInfo.__new__(FenceInfo)
-                # Most of them come from one driver, whose name need not be decoded again for each.
-                if i == 0 or memcmp(fences[i].driver_name, fences[i - 1].driver_name, 32) != 0:
-                    driver = text(fences[i].driver_name)
-                fence.driver_name = driver
-                fence.obj_name = text(fences[i].obj_name)
-                fence.status = fences[i].status
-                fence.flags = fences[i].flags
-                fence.timestamp_ns = fences[i].timestamp_ns
-                Py_INCREF(fence)  # SET_ITEM takes it
-                PyTuple_SET_ITEM(found, i, fence)
-            snapshot = SyncFileInfo.__new__(SyncFileInfo)
-            snapshot.name = text(info.name)
-            snapshot.status = info.status
-            snapshot.flags = info.flags
-            snapshot.fences = found
-            return snapshot
-        finally:
-            if fences is not stack:
-                PyMem_Free(fences)
+        return snapshot(fd_of(self))
 
     @property
     def status(self):

@@ -43,6 +43,7 @@ NATIVE = {
     "vgem": {"drm", "fd", "xioctl", "uapi"},
     "syncobj": {"drm", "fd", "sync_file", "wait", "xioctl", "uapi"},
     "wait": {"fd", "xioctl"},
+    "pidfd": {"fd", "sync_file", "xioctl"},
     "sync_file": {"fd", "wait", "xioctl", "uapi"},
     "sw_sync": {"fd", "sync_file", "xioctl", "uapi"},
 }
@@ -80,6 +81,24 @@ def test_python_imports_point_down(path: Path) -> None:
             assert rank(imported) < rank(path.stem) or rank(path.stem) == TOP_RANK, f"{path.stem} imports {imported}"
 
 
+PACKAGED = sorted((ROOT / "linuxsync").glob("*/*.py"))
+# What a package of linuxsync may import of its siblings.
+ON_TOP = {"inspect": set(), "cli": {"inspect"}}
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_packages_stand_on_objects(path: Path) -> None:
+    """What is built on the objects imports those, and of what is built like it only what lies below."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 2:
+            base = (node.module or "").split(".")[0]
+            for imported in {base} if base else {alias.name for alias in node.names}:
+                assert rank(imported) < TOP_RANK or imported in ON_TOP[path.parent.name], f"{path} imports {imported}"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not any(name.split(".")[0] == "linuxsync" for name in names), path
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "native").glob("*.p[yx][xd]")), ids=lambda path: path.name)
 def test_native_imports_point_down(path: Path) -> None:
     """C-level imports follow the same order, and Python-level ones reach errors only."""
@@ -92,7 +111,7 @@ def test_native_imports_point_down(path: Path) -> None:
 
 def test_each_native_module_has_one_importer() -> None:
     """linuxsync/X.py alone imports native/X; everybody else goes through it."""
-    for path in MODULES:
+    for path in MODULES + PACKAGED:
         tree = ast.parse(path.read_text())
         for node in tree.body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("_native"):
@@ -117,5 +136,5 @@ def test_system_calls_have_one_place_each() -> None:
     homes = {r"\bint ioctl\(": "xioctl.pxd", r"\bint p?poll\(|c_poll \"": "wait.pyx", r"\"close\"": "fd.pyx"}
     for pattern, home in homes.items():
         assert {p.name for p in (ROOT / "native").glob("*.p[yx][xd]") if re.search(pattern, p.read_text())} == {home}
-    for path in MODULES:
+    for path in MODULES + PACKAGED:
         assert not re.search(r"\bos\.(close|dup)\b|\bselect\b|fcntl\.ioctl", path.read_text()), path.name

@@ -1,0 +1,22 @@
+"""linuxsync: who holds which fences and buffers on this machine. One module per command."""
+
+from __future__ import annotations
+
+import click
+
+from .ps import ps
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="linuxsync", message="%(prog)s %(version)s")
+def main() -> None:
+    """Who holds which fences and buffers on this machine, and who waits for what.
+
+    Everything is read from /proc, debugfs and the fences themselves; nothing of it is changed. An ordinary user sees
+    their own processes, root all. Each command has --json for programs and --help that lists its columns.
+    """
+
+
+main.add_command(ps)

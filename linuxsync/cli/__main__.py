@@ -1,0 +1,5 @@
+"""python -m linuxsync.cli: what ``linuxsync`` does."""
+
+from . import main
+
+main(prog_name="linuxsync")

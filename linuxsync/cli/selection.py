@@ -1,0 +1,56 @@
+"""selection: the options that say which processes and fences a command is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import click
+
+from ..inspect import Descriptor
+from ..sync_file import FenceInfo
+
+__all__ = ["Selection", "selecting"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What --pid, --comm, --driver and --timeline ask for; empty: everything."""
+
+    pids: tuple[int, ...] | None
+    comms: tuple[str, ...]
+    drivers: tuple[str, ...]
+    timelines: tuple[str, ...]
+
+    def wants(self, fences: Iterable[FenceInfo], holders: Iterable[Descriptor]) -> bool:
+        """Whether something with these fences and holders is meant."""
+        return (
+            matches(self.comms, (holder.process.comm for holder in holders))
+            and matches(self.drivers, (fence.driver_name for fence in fences))
+            and matches(self.timelines, (fence.obj_name for fence in fences))
+        )
+
+
+def matches(patterns: tuple[str, ...], names: Iterable[str]) -> bool:
+    """Whether a name is one of those asked for; any is, if none is asked for."""
+    return not patterns or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command: its function gets ``selection``."""
+
+    def wrapped(pid: tuple[int, ...], comm: Any, driver: Any, timeline: Any, **others: Any) -> Any:
+        return command(selection=Selection(pid or None, comm, driver, timeline), **others)
+
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in (
+        click.option("--timeline", metavar="NAME", multiple=True, help="Only fences of this timeline (* and ? match)."),
+        click.option("--driver", metavar="NAME", multiple=True, help="Only fences of this driver (* and ? match)."),
+        click.option("--comm", metavar="NAME", multiple=True, help="Only processes of this name (* and ? match)."),
+        click.option("--pid", type=click.IntRange(1), multiple=True, help="Only this process; may be repeated."),
+    ):
+        option(wrapped)
+    return wrapped

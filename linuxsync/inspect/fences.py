@@ -1,0 +1,118 @@
+"""fences: every sync_file that processes hold, each open file once."""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cmp_to_key
+
+from ..sync_file import SyncFileInfo
+from .pidfd import PidFd, order
+from .processes import GONE, Descriptor, Kind, Scan
+
+__all__ = ["HeldSyncFile", "sync_files"]
+
+REFUSED = "of processes that this user may not trace (ptrace(2), kernel.yama.ptrace_scope): try as root"
+# What the kernel makes up where nobody gives a name: DRIVER-TIMELINECONTEXT-SEQNO, cut to 31 bytes.
+GIVEN_BY_KERNEL = re.compile(r"(.+?)-(.*?)(\d+)-(\d+)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSyncFile:
+    """A sync_file and who holds it.
+
+    Attributes:
+        info: what it says (SyncFileInfo).
+        holders: its descriptors, at least one; one file that several processes hold has several.
+        looked_ns: when it was asked, CLOCK_MONOTONIC nanoseconds (int).
+    """
+
+    info: SyncFileInfo
+    holders: tuple[Descriptor, ...]
+    looked_ns: int
+
+    @property
+    def seqno(self) -> int | None:
+        """The fence's number on its timeline, where the kernel named the file after it and the name was not cut."""
+        found = GIVEN_BY_KERNEL.match(self.info.name)
+        return int(found[4]) if found and len(self.info.name.encode("utf-8", "surrogateescape")) < 31 else None
+
+    @property
+    def age_ns(self) -> int | None:
+        """Nanoseconds since it signaled or failed; None while it is active: the kernel keeps no time of birth."""
+        stamps = [fence.timestamp_ns for fence in self.info.fences]
+        return self.looked_ns - max(stamps) if all(stamps) else None
+
+
+def sync_files(scan: Scan) -> list[HeldSyncFile]:
+    """Return every sync_file of a scan, once each, in the order of the first who holds it.
+
+    A fence is asked with FILE_INFO and not polled: it may be "active" for ever with a driver that signals only when
+    somebody waits. What can't be asked is added to ``scan.unseen``.
+
+    Raises:
+        OSError: EMFILE, ENOMEM: of our own.
+    """
+    asked = list(ask(scan, Kind.SYNC_FILE, PidFd.fence))
+    looked_ns = time.monotonic_ns()
+    # Only what has one name can be one file, and most names are of one file.
+    alike: dict[str, list[tuple[Descriptor, SyncFileInfo]]] = {}
+    for descriptor, info in asked:
+        alike.setdefault(info.name, []).append((descriptor, info))
+    found = [
+        HeldSyncFile(group[0][1], tuple(descriptor for descriptor, _ in group), looked_ns)
+        for candidates in alike.values()
+        for group in files_among(candidates)
+    ]
+    return sorted(found, key=lambda held: (held.holders[0].process.pid, held.holders[0].fd))
+
+
+def ask(
+    scan: Scan, kind: Kind, question: Callable[[PidFd, int], SyncFileInfo]
+) -> Iterator[tuple[Descriptor, SyncFileInfo]]:
+    """Put a question to each descriptor of a kind, with one pidfd a process."""
+    with ExitStack() as stack:
+        pid, process = 0, None
+        for descriptor in scan.of(kind):
+            try:
+                if descriptor.process.pid != pid:
+                    stack.close()
+                    pid, process = descriptor.process.pid, None
+                    process = stack.enter_context(PidFd.open(pid))
+                if process is not None:
+                    yield descriptor, question(process, descriptor.fd)
+            except PermissionError:
+                scan.miss(f"{kind.value}s", REFUSED)
+            except OSError as error:
+                # ENOTTY: closed, and the number given to something else.
+                if error.errno not in GONE | {errno.ENOTTY}:
+                    raise
+
+
+def files_among(
+    candidates: list[tuple[Descriptor, SyncFileInfo]],
+) -> list[list[tuple[Descriptor, SyncFileInfo]]]:
+    """Put together what is one open file, by kcmp(2): sorted, so that n descriptors take n log n comparisons."""
+    if len(candidates) == 1:
+        return [candidates]
+
+    def compare(one: tuple[Descriptor, SyncFileInfo], other: tuple[Descriptor, SyncFileInfo]) -> int:
+        a, b = one[0], other[0]
+        try:
+            return (0, -1, 1, 1)[order(a.process.pid, a.fd, b.process.pid, b.fd)]
+        except OSError:  # gone by now, or kcmp is not to be had: then each is one of its own
+            return -1 if (a.process.pid, a.fd) < (b.process.pid, b.fd) else 1
+
+    groups: list[list[tuple[Descriptor, SyncFileInfo]]] = []
+    for candidate in sorted(candidates, key=cmp_to_key(compare)):
+        if groups and compare(groups[-1][0], candidate) == 0:
+            groups[-1].append(candidate)
+        else:
+            groups.append([candidate])
+    for group in groups:
+        group.sort(key=lambda one: (one[0].process.pid, one[0].fd))
+    return groups
