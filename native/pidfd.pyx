@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """pidfd: another process's descriptors, looked at and left as they are (pidfd_getfd(2), kcmp(2), /proc/PID/fd)."""
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOTTY, errno
 from libc.string cimport memcmp, strlen
 
 from linuxsync._native.fd cimport OwnedFd, drop, fd_of
@@ -29,6 +29,9 @@ cdef extern from "<dirent.h>" nogil:
     DIR *fdopendir(int fd)
     dirent *readdir(DIR *folder)
     int closedir(DIR *folder)
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *text, size_t size, const char *pattern, ...)
 
 cdef extern from "<stdlib.h>" nogil:
     long strtol(const char *text, char **end, int base)
@@ -59,6 +62,9 @@ cdef class PidFd(OwnedFd):
         """
         cdef int ours = take(fd_of(self), fd)
         try:
+            # The number may have come to mean something else. Not every driver refuses requests that are not for it.
+            if not is_sync_file(ours):
+                raise refusal(ENOTTY, f"fd {fd} is not a sync_file")
             return snapshot(ours)
         finally:
             drop(ours)
@@ -133,6 +139,14 @@ def descriptors(int pid):
                 found.append((number, target[:length]))
     finally:
         closedir(folder)
+
+
+cdef bint is_sync_file(int fd) noexcept:
+    """By its link, which nothing else has."""
+    cdef char path[32]
+    cdef char target[32]
+    snprintf(path, sizeof(path), b"/proc/self/fd/%d", fd)
+    return readlinkat(-1, path, target, sizeof(target)) == 20 and memcmp(target, b"anon_inode:sync_file", 20) == 0
 
 
 cdef bint matters(const char *target, Py_ssize_t length) noexcept:
