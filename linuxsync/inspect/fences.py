@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cmp_to_key
+from typing import TypeVar
 
 from ..sync_file import SyncFileInfo
 from .pidfd import PidFd, order
@@ -16,6 +17,7 @@ from .processes import GONE, Descriptor, Kind, Scan
 
 __all__ = ["HeldSyncFile", "sync_files"]
 
+Answer = TypeVar("Answer")
 REFUSED = "of processes that this user may not trace (ptrace(2), kernel.yama.ptrace_scope): try as root"
 # What the kernel makes up where nobody gives a name: DRIVER-TIMELINECONTEXT-SEQNO, cut to 31 bytes.
 GIVEN_BY_KERNEL = re.compile(r"(.+?)-(.*?)(\d+)-(\d+)\Z", re.DOTALL)
@@ -71,9 +73,7 @@ def sync_files(scan: Scan) -> list[HeldSyncFile]:
     return sorted(found, key=lambda held: (held.holders[0].process.pid, held.holders[0].fd))
 
 
-def ask(
-    scan: Scan, kind: Kind, question: Callable[[PidFd, int], SyncFileInfo]
-) -> Iterator[tuple[Descriptor, SyncFileInfo]]:
+def ask(scan: Scan, kind: Kind, question: Callable[[PidFd, int], Answer]) -> Iterator[tuple[Descriptor, Answer]]:
     """Put a question to each descriptor of a kind, with one pidfd a process."""
     with ExitStack() as stack:
         pid, process = 0, None
@@ -93,21 +93,19 @@ def ask(
                     raise
 
 
-def files_among(
-    candidates: list[tuple[Descriptor, SyncFileInfo]],
-) -> list[list[tuple[Descriptor, SyncFileInfo]]]:
+def files_among(candidates: list[tuple[Descriptor, Answer]]) -> list[list[tuple[Descriptor, Answer]]]:
     """Put together what is one open file, by kcmp(2): sorted, so that n descriptors take n log n comparisons."""
     if len(candidates) == 1:
         return [candidates]
 
-    def compare(one: tuple[Descriptor, SyncFileInfo], other: tuple[Descriptor, SyncFileInfo]) -> int:
+    def compare(one: tuple[Descriptor, Answer], other: tuple[Descriptor, Answer]) -> int:
         a, b = one[0], other[0]
         try:
             return (0, -1, 1, 1)[order(a.process.pid, a.fd, b.process.pid, b.fd)]
         except OSError:  # gone by now, or kcmp is not to be had: then each is one of its own
             return -1 if (a.process.pid, a.fd) < (b.process.pid, b.fd) else 1
 
-    groups: list[list[tuple[Descriptor, SyncFileInfo]]] = []
+    groups: list[list[tuple[Descriptor, Answer]]] = []
     for candidate in sorted(candidates, key=cmp_to_key(compare)):
         if groups and compare(groups[-1][0], candidate) == 0:
             groups[-1].append(candidate)
