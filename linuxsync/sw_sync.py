@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from pathlib import Path
 
+from ._mounts import mounts
 from ._native import sw_sync as _native
 from .sync_file import FenceStatus, SyncFile
 
 __all__ = ["Timeline", "available", "find"]
-
-
-def _debugfs_mounts() -> list[Path]:
-    """Where debugfs is mounted in this mount namespace."""
-    mounts = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, source = line.partition(" - ")
-        if source.startswith("debugfs "):
-            # proc(5): blanks and backslashes in a path are written as \ooo.
-            path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
-            mounts.append(Path(path))
-    return mounts
 
 
 def find() -> str:
@@ -33,9 +21,9 @@ def find() -> str:
             the kernel has no CONFIG_SW_SYNC, and what to do.
         PermissionError: debugfs may not be entered; usually only root may.
     """
-    mounts = _debugfs_mounts()
+    places = [path for path, _ in mounts("debugfs")]
     refused = None
-    for mount in mounts:
+    for mount in places:
         path = mount / "sync" / "sw_sync"
         try:
             path.stat()
@@ -49,10 +37,10 @@ def find() -> str:
         raise PermissionError(
             errno.EACCES, "sw_sync needs root: debugfs may not be entered by others; try sudo", str(refused)
         )
-    if mounts:
+    if places:
         raise FileNotFoundError(
             errno.ENOENT,
-            f"debugfs is mounted on {mounts[0]} but has no sync/sw_sync: this kernel was built without CONFIG_SW_SYNC; "
+            f"debugfs is mounted on {places[0]} but has no sync/sw_sync: this kernel was built without CONFIG_SW_SYNC; "
             "boot one that has it (vm/run does)",
         )
     if "\tdebugfs\n" in Path("/proc/filesystems").read_text():

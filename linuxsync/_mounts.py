@@ -1,0 +1,23 @@
+"""Where file systems are mounted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["mounts"]
+
+
+def mounts(kind: str) -> list[tuple[Path, str]]:
+    """Where a kind of file system, ``debugfs`` say, is mounted in this mount namespace, and with which options.
+
+    The options are those of the file system, as proc_pid_mountinfo(5) has them last.
+    """
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n"):
+        fields, _, rest = line.partition(" - ")
+        if rest.startswith(f"{kind} "):
+            # proc(5): blanks and backslashes in a path are written as \ooo.
+            path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
+            found.append((Path(path), rest.split(" ")[-1]))
+    return found
