@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
-from ..inspect import Descriptor
-from ..sync_file import FenceInfo
+from ..inspect import Process
 
 __all__ = ["Selection", "selecting"]
+
+
+class Fence(Protocol):
+    """What has a driver and a timeline."""
+
+    @property
+    def driver_name(self) -> str: ...
+
+    @property
+    def obj_name(self) -> str: ...
+
+
+class Holder(Protocol):
+    """What belongs to a process."""
+
+    @property
+    def process(self) -> Process: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +40,7 @@ class Selection:
     drivers: tuple[str, ...]
     timelines: tuple[str, ...]
 
-    def wants(self, fences: Iterable[FenceInfo], holders: Iterable[Descriptor]) -> bool:
+    def wants(self, fences: Iterable[Fence], holders: Iterable[Holder]) -> bool:
         """Whether something with these fences and holders is meant."""
         return (
             matches(self.comms, (holder.process.comm for holder in holders))
