@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .bufs import bufs
 from .ps import ps
 
 __all__ = ["main"]
@@ -19,4 +20,5 @@ def main() -> None:
     """
 
 
+main.add_command(bufs)
 main.add_command(ps)

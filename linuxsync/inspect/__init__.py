@@ -4,18 +4,25 @@
 and so on. A process that ends meanwhile is left out, and what this user may not see is counted in ``Scan.unseen``.
 """
 
+from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, buffers, by_process
 from .fences import HeldSyncFile, sync_files
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
 
 __all__ = [
+    "BufferFence",
+    "BufferHolder",
     "Descriptor",
+    "HeldBuffer",
     "HeldSyncFile",
     "Kind",
     "PidFd",
     "Process",
+    "ProcessBuffers",
     "Scan",
     "Unseen",
+    "buffers",
+    "by_process",
     "same_file",
     "scan",
     "sync_files",

@@ -24,6 +24,7 @@ pytest.register_assert_rewrite(
     "screen",
     "fencedev_words",
     "coherence_words",
+    "look_words",
 )
 
 from buffer_words import PAGE  # noqa: E402

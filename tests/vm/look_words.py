@@ -1,0 +1,123 @@
+"""Scenes of real processes for the tests of linuxsync's commands, and the commands run on them."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel_words import libc
+
+from linuxsync.cli import main
+
+NOBODY = 65534
+PR_SET_DUMPABLE = 4
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its JSON."""
+        return json.loads(self.out)
+
+
+def linuxsync(*arguments: str) -> Said:
+    """Run ``linuxsync`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main(list(arguments), prog_name="linuxsync")
+    except SystemExit as end:
+        assert end.code is None or isinstance(end.code, int)
+        return Said(end.code or 0, out.getvalue(), err.getvalue())
+    raise AssertionError("a command ends with an exit status")
+
+
+def become_nobody() -> None:
+    """Be an ordinary user from here on, whose processes that user may look at."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    assert libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
+
+
+def as_nobody(*arguments: str) -> Said:
+    """Run ``linuxsync`` as an ordinary user."""
+    return elsewhere(become_nobody, *arguments)
+
+
+def elsewhere(before: Callable[[], object], *arguments: str) -> Said:
+    """Run ``linuxsync`` in a process that holds nothing of ours, after it has done `before`."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(writing, 3)
+            os.closerange(4, 4096)
+            before()
+            said = linuxsync(*arguments)
+            os.write(3, json.dumps([said.status, said.out, said.err]).encode())
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        text = answer.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return Said(*json.loads(text))
+
+
+@contextmanager
+def process(comm: str | bytes, work: Callable[[], Any], keep: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
+    """A child of that name, which does `work`, tells its result and holds what it holds until the block ends.
+
+    Of our descriptors it has those in `keep` alone.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for number in {int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {*keep, writing, 0, 1, 2}:
+                try:
+                    os.close(number)
+                except OSError:
+                    pass
+            Path("/proc/self/comm").write_bytes(os.fsencode(comm))
+            os.write(writing, json.dumps(work()).encode() + b"\n")
+            os.close(writing)
+            signal.pause()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    try:
+        os.close(writing)
+        with open(reading, "rb") as answer:
+            text = answer.readline()
+        assert text, f"{comm!r} did not come up"
+        yield child, json.loads(text)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def without_debugfs() -> None:
+    """Give this process mounts of its own, without debugfs."""
+    assert libc.unshare(0x20000) == 0
+    assert libc.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 0x40000), None) == 0
+    assert libc.umount2(b"/sys/kernel/debug", 2) == 0
