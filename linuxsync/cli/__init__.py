@@ -6,6 +6,7 @@ import click
 
 from .bufs import bufs
 from .ps import ps
+from .timelines import timelines
 
 __all__ = ["main"]
 
@@ -22,3 +23,4 @@ def main() -> None:
 
 main.add_command(bufs)
 main.add_command(ps)
+main.add_command(timelines)

@@ -8,6 +8,7 @@ from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, buff
 from .fences import HeldSyncFile, sync_files
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
+from .timelines import HeldTimeline, timelines
 
 __all__ = [
     "BufferFence",
@@ -15,6 +16,7 @@ __all__ = [
     "Descriptor",
     "HeldBuffer",
     "HeldSyncFile",
+    "HeldTimeline",
     "Kind",
     "PidFd",
     "Process",
@@ -26,4 +28,5 @@ __all__ = [
     "same_file",
     "scan",
     "sync_files",
+    "timelines",
 ]
