@@ -6,6 +6,7 @@ import click
 
 from .bufs import bufs
 from .ps import ps
+from .syncobjs import syncobjs
 from .timelines import timelines
 
 __all__ = ["main"]
@@ -23,4 +24,5 @@ def main() -> None:
 
 main.add_command(bufs)
 main.add_command(ps)
+main.add_command(syncobjs)
 main.add_command(timelines)

@@ -8,6 +8,7 @@ from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, buff
 from .fences import HeldSyncFile, sync_files
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
+from .syncobjs import HeldSyncobj, syncobjs
 from .timelines import HeldTimeline, timelines
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Descriptor",
     "HeldBuffer",
     "HeldSyncFile",
+    "HeldSyncobj",
     "HeldTimeline",
     "Kind",
     "PidFd",
@@ -28,5 +30,6 @@ __all__ = [
     "same_file",
     "scan",
     "sync_files",
+    "syncobjs",
     "timelines",
 ]
