@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .bufs import bufs
+from .doctor import doctor
 from .ps import ps
 from .syncobjs import syncobjs
 from .timelines import timelines
@@ -23,6 +24,7 @@ def main() -> None:
 
 
 main.add_command(bufs)
+main.add_command(doctor)
 main.add_command(ps)
 main.add_command(syncobjs)
 main.add_command(timelines)

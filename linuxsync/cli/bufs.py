@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..inspect import HeldBuffer, ProcessBuffers, buffers, by_process, scan
+from ..inspect import HeldBuffer, ProcessBuffers, by_process, dma_bufs, scan
 from .selection import Selection, matches, selecting
 from .table import Column, Output, Table
 from .text import status
@@ -151,7 +151,7 @@ def bufs(by: str, exporter: tuple[str, ...], selection: Selection, output: Outpu
     Those that no process holds are listed too. Exit status: 0; 1 if there is none.
     """
     look = scan()  # of all processes, also with --pid: the share depends on the others
-    found = [held for held in buffers(look) if wanted(held, exporter, selection)]
+    found = [held for held in dma_bufs(look) if wanted(held, exporter, selection)]
     if by == "process":
         sums = by_process(found)
         chosen = [

@@ -6,8 +6,7 @@ import sys
 
 import click
 
-from ..inspect import HeldSyncobj, scan
-from ..inspect import syncobjs as all_syncobjs
+from ..inspect import HeldSyncobj, scan, syncobj_files
 from .ps import names, show_holders
 from .selection import Selection, selecting
 from .table import Column, Output, Table
@@ -58,7 +57,7 @@ def syncobjs(active: bool, selection: Selection, output: Output) -> None:
     Syncobjs that are but handles of a device can't be seen. Exit status: 0; 1 if there is none.
     """
     look = scan(selection.pids)
-    found = [held for held in all_syncobjs(look) if selection.wants(held.fences or (), held.holders)]
+    found = [held for held in syncobj_files(look) if selection.wants(held.fences or (), held.holders)]
     if active:
         found = [held for held in found if held.status == 0]
     TABLE.print(found, output, look.unseen)

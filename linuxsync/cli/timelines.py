@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from ..inspect import Descriptor, HeldTimeline, scan, sync_files
-from ..inspect import timelines as all_timelines
+from ..inspect import Descriptor, HeldTimeline, fence_timelines, scan, sync_files
 from .selection import Selection, selecting
 from .table import Column, Output, Table
 
@@ -88,7 +87,7 @@ def timelines(active: bool, selection: Selection, output: Output) -> None:
     Exit status: 0; 1 if there is none.
     """
     look = scan()  # of all processes, also with --pid: only then it is known whose a timeline is
-    found = [row for row in all_timelines(look, sync_files(look)) if wanted(row, selection)]
+    found = [row for row in fence_timelines(look, sync_files(look)) if wanted(row, selection)]
     if active:
         found = [row for row in found if row.active or any(points(row))]
     TABLE.print(found, output, look.unseen)

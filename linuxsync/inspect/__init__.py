@@ -4,17 +4,19 @@
 and so on. A process that ends meanwhile is left out, and what this user may not see is counted in ``Scan.unseen``.
 """
 
-from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, buffers, by_process
+from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, by_process, dma_bufs
+from .doctor import Finding, State, examine
 from .fences import HeldSyncFile, sync_files
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
-from .syncobjs import HeldSyncobj, syncobjs
-from .timelines import HeldTimeline, timelines
+from .syncobjs import HeldSyncobj, syncobj_files
+from .timelines import HeldTimeline, fence_timelines
 
 __all__ = [
     "BufferFence",
     "BufferHolder",
     "Descriptor",
+    "Finding",
     "HeldBuffer",
     "HeldSyncFile",
     "HeldSyncobj",
@@ -24,12 +26,14 @@ __all__ = [
     "Process",
     "ProcessBuffers",
     "Scan",
+    "State",
     "Unseen",
-    "buffers",
     "by_process",
+    "dma_bufs",
+    "examine",
+    "fence_timelines",
     "same_file",
     "scan",
     "sync_files",
-    "syncobjs",
-    "timelines",
+    "syncobj_files",
 ]

@@ -18,7 +18,7 @@ from .fences import REFUSED
 from .pidfd import PidFd
 from .processes import GONE, Descriptor, Kind, Process, Scan, scan
 
-__all__ = ["BufferFence", "BufferHolder", "HeldBuffer", "ProcessBuffers", "buffers", "by_process"]
+__all__ = ["BufferFence", "BufferHolder", "HeldBuffer", "ProcessBuffers", "by_process", "dma_bufs"]
 
 SYSFS = Path("/sys/kernel/dmabuf/buffers")
 # The name comes last and may have line breaks of its own.
@@ -138,7 +138,7 @@ class Found:
         )
 
 
-def buffers(look: Scan) -> list[HeldBuffer]:
+def dma_bufs(look: Scan) -> list[HeldBuffer]:
     """Return every dma-buf that a process of a scan holds or that the kernel lists, by inode number.
 
     Its fences come from debugfs or, without, through a duplicate of a descriptor, which does not change the buffer.

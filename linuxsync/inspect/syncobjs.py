@@ -16,7 +16,7 @@ from .fences import ask, files_among
 from .pidfd import PidFd
 from .processes import Descriptor, Kind, Scan
 
-__all__ = ["HeldSyncobj", "syncobjs"]
+__all__ = ["HeldSyncobj", "syncobj_files"]
 
 NODES = Path("/dev/dri")
 
@@ -60,7 +60,7 @@ class HeldSyncobj:
         return None if not states else 0 if 0 in states else min(states)
 
 
-def syncobjs(look: Scan) -> list[HeldSyncobj]:
+def syncobj_files(look: Scan) -> list[HeldSyncobj]:
     """Return every syncobj that a process of a scan holds as a descriptor, in the order of the first who holds it.
 
     A syncobj is asked through a handle, and a handle belongs to the open file of a device. So a device is opened anew:

@@ -14,7 +14,7 @@ from .debugfs import ListedTimeline
 from .fences import HeldSyncFile, files_among
 from .processes import Descriptor, Kind, Scan
 
-__all__ = ["HeldTimeline", "timelines"]
+__all__ = ["HeldTimeline", "fence_timelines"]
 
 DRIVER = "sw_sync"
 
@@ -59,7 +59,7 @@ class Found:
     listed: list[ListedTimeline] = field(default_factory=list)
 
 
-def timelines(look: Scan, fences: Iterable[HeldSyncFile]) -> list[HeldTimeline]:
+def fence_timelines(look: Scan, fences: Iterable[HeldSyncFile]) -> list[HeldTimeline]:
     """Return the timelines of all fences in sync_files and all sw_sync timelines, by driver and name.
 
     Args:

@@ -292,8 +292,8 @@ def test_a_file_of_that_name(tmp_path, camera):
 
 
 def test_the_library(camera, vgem, me):
-    """inspect.buffers is all of it, without the command."""
-    (found,) = inspect.buffers(inspect.scan())
+    """inspect.dma_bufs is all of it, without the command."""
+    (found,) = inspect.dma_bufs(inspect.scan())
     assert isinstance(found, inspect.HeldBuffer)
     assert (found.ino, found.size, found.exporter, found.name) == (
         camera.ino,
@@ -303,7 +303,7 @@ def test_the_library(camera, vgem, me):
     )
     assert found.share == camera.size
     assert [(one.process.comm, one.fds, one.mappings) for one in found.holders] == [(me, (camera.fileno(),), 0)]
-    assert inspect.buffers(inspect.scan([])) == [found], "who holds it is looked up again"
+    assert inspect.dma_bufs(inspect.scan([])) == [found], "who holds it is looked up again"
 
 
 def test_processes_that_end_meanwhile(heap):
@@ -325,7 +325,7 @@ def test_processes_that_end_meanwhile(heap):
             try:
                 for _ in range(5):
                     look = inspect.scan()
-                    assert buffer.ino in {one.ino for one in inspect.buffers(look)}
+                    assert buffer.ino in {one.ino for one in inspect.dma_bufs(look)}
                     assert look.unseen == []
             finally:
                 for entry in Path("/proc").iterdir():

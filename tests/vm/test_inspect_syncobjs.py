@@ -227,7 +227,7 @@ def test_processes_that_end_meanwhile(new, put, sent):
     with process("viewer", list, keep=(fd,)) as (viewer, _):
         look = inspect.scan()
     assert {one.process.pid for one in look.of(inspect.Kind.SYNCOBJ_FILE)} == {os.getpid(), viewer}
-    (found,) = inspect.syncobjs(look)
+    (found,) = inspect.syncobj_files(look)
     assert [holder.process.pid for holder in found.holders] == [os.getpid()]
     assert (found.signaled, found.submitted, found.is_timeline, found.status) == (0, 4, True, 0)
 

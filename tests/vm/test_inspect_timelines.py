@@ -240,10 +240,10 @@ def test_a_file_of_that_name(tmp_path, gpu, me):
 
 
 def test_the_library(gpu, keep):
-    """inspect.timelines is all of it, without the command."""
+    """inspect.fence_timelines is all of it, without the command."""
     keep(gpu.create_fence(1))
     look = inspect.scan()
-    (found,) = inspect.timelines(look, inspect.sync_files(look))
+    (found,) = inspect.fence_timelines(look, inspect.sync_files(look))
     assert isinstance(found, inspect.HeldTimeline)
     assert (found.driver_name, found.obj_name, found.active) == ("sw_sync", "gpu", 1)
     assert [point.seqno for point in found.sw_sync[0].points] == [1]
