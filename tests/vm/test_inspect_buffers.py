@@ -188,7 +188,7 @@ def test_sums_by_process(heap, keep, me):
         said = linuxsync("bufs", "--by=process", "--comm=view*")
         assert said.out == (
             f"{'PID':>{len(str(viewer))}}  COMM    BUFFERS  FDS  MAPPINGS    SIZE  SHARE  PRIVATE\n"
-            f"{viewer}  viewer        1    1         0  16 KiB  8 KiB      0 B\n"
+            f"{viewer:>3}  viewer        1    1         0  16 KiB  8 KiB      0 B\n"
         )
 
 
