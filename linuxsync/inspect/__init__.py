@@ -11,6 +11,7 @@ from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
 from .syncobjs import HeldSyncobj, syncobj_files
 from .timelines import HeldTimeline, fence_timelines
+from .waiters import Waiter, waiters
 
 __all__ = [
     "BufferFence",
@@ -28,6 +29,7 @@ __all__ = [
     "Scan",
     "State",
     "Unseen",
+    "Waiter",
     "by_process",
     "dma_bufs",
     "examine",
@@ -36,4 +38,5 @@ __all__ = [
     "scan",
     "sync_files",
     "syncobj_files",
+    "waiters",
 ]
