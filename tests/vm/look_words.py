@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -20,6 +21,24 @@ from linuxsync.cli import main
 
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
+
+# Before a scene's own lines; `ready(...)` says that it is set and stays until the test is over.
+PREAMBLE = """
+import json, os, sys, threading, time
+from linuxsync import *
+from linuxsync import fencedev, merge
+
+def ready(**facts):
+    print(json.dumps({"pid": os.getpid(), **facts}), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+def fork(count):
+    for _ in range(count):
+        if os.fork() == 0:
+            sys.stdin.read()
+            os._exit(0)
+"""
 
 
 @dataclass(frozen=True)
@@ -121,3 +140,38 @@ def without_debugfs() -> None:
     assert libc.unshare(0x20000) == 0
     assert libc.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 0x40000), None) == 0
     assert libc.umount2(b"/sys/kernel/debug", 2) == 0
+
+
+@dataclass
+class Scene:
+    """A process that is ready, and what it said."""
+
+    process: subprocess.Popen[str]
+    facts: dict[str, Any]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+@contextmanager
+def scene(text: str, *arguments: str, name: str = "scene", user: int = 0) -> Iterator[Scene]:
+    """Run a program until the block ends; its comm is `name`."""
+    become = f"os.setgroups([]); os.setuid({user})\n" if user else ""
+    rename = f"open('/proc/self/comm', 'w').write({name!r})\n"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PREAMBLE + rename + become + text, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None and process.stdin is not None
+        line = process.stdout.readline()
+        try:
+            assert line, "the scene was not set"
+            yield Scene(process, json.loads(line))
+        finally:
+            process.stdin.close()
+            if not line:
+                process.kill()

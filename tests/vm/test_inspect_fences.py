@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 from children import forked
-from kernel_words import libc, refused
-from scenes import said, said_json, scene
+from kernel_words import refused
+from look_words import NOBODY, become_nobody, linuxsync, scene
 
 from linuxsync import SyncFile, Timeline, merge
 from linuxsync.inspect import Kind, PidFd, same_file, scan, sync_files
-
-NOBODY = 65534
-PR_SET_DUMPABLE = 4
 
 
 def fds_of(pid):
@@ -36,7 +33,7 @@ fork(2)
 ready(a=a.fileno(), b=b.fileno(), c=c.fileno(), copy=copy.fileno(), frame=frame.fileno())
 """
     with scene(text, name="compositor") as found:
-        said = said_json("ps")
+        said = linuxsync("ps", "--json").json
         pid, facts = found.pid, found.facts
         holders = sorted({one["pid"] for one in said["sync_files"][0]["holders"]})
         assert len(holders) == 3 and holders[0] == pid
@@ -78,9 +75,9 @@ def test_the_table(timeline):
     ):
         timeline.inc()
         me, fds = os.getpid(), (a.fileno(), b.fileno(), both.fileno())
-        shown = said("ps", "--pid", str(me), "-v")
-    assert (shown.exit_code, shown.stderr) == (0, "")
-    lines = re.sub(r"[\d.]+ (?:us|ms|s|min)", "T", shown.stdout).splitlines()
+        shown = linuxsync("ps", "--pid", str(me), "-v")
+    assert (shown.status, shown.err) == (0, "")
+    lines = re.sub(r"[\d.]+ (?:us|ms|s|min)", "T", shown.out).splitlines()
     name = timeline.name
     context = re.escape(name) + r"\d+"
     by = [f"{name} {me}:{fd}" for fd in fds]
@@ -100,19 +97,22 @@ def test_the_table(timeline):
 def test_columns(fence):
     """-o names them, + adds to the usual ones, -n leaves out the header, -r is for awk."""
     me = str(os.getpid())
-    shown = said("ps", "--pid", me, "-n", "-o", "status,fences").stdout
+    shown = linuxsync("ps", "--pid", me, "-n", "-o", "status,fences").out
     assert re.fullmatch(r"active +1\n", shown)
-    header = said("ps", "--pid", me, "-o", "+name").stdout.splitlines()[0].split()
+    header = linuxsync("ps", "--pid", me, "-o", "+name").out.splitlines()[0].split()
     assert header == ["STATUS", "FENCES", "DRIVER", "TIMELINE", "SEQNO", "SINCE", "NAME", "HOLDERS"]
     with fence.merge(fence, name="a b") as named:
-        raw = said("ps", "--pid", me, "-r", "-n", "-o", "name,seqno").stdout.splitlines()
+        raw = linuxsync("ps", "--pid", me, "-r", "-n", "-o", "name,seqno").out.splitlines()
         assert raw[1] == "a\\x20b -"
-        assert [*said_json("ps", "--pid", me, "-o", "name,status")["sync_files"][1]] == ["name", "status"]
+        assert [*linuxsync("ps", "--pid", me, "-o", "name,status", "--json").json["sync_files"][1]] == [
+            "name",
+            "status",
+        ]
         assert named.status == 0
-    wrong = said("ps", "-o", "colour")
-    assert wrong.exit_code == 2 and "no such column: COLOUR; there are STATUS" in wrong.stderr
+    wrong = linuxsync("ps", "-o", "colour")
+    assert wrong.status == 2 and "no such column: COLOUR; there are STATUS" in wrong.err
     for column in header:
-        assert re.search(rf"^ +{column} +\w", said("ps", "--help").stdout, re.MULTILINE)
+        assert re.search(rf"^ +{column} +\w", linuxsync("ps", "--help").out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_filters(options, found):
     text = 'gpu, display = Timeline("gpu"), Timeline("display")\n'
     text += "held = gpu.create_fence(1), display.create_fence(1)\ngpu.inc()\nready()"
     with scene(text):
-        result = said("ps", *options, "--json")
-        assert {name for one in json.loads(result.stdout)["sync_files"] for name in one["timeline"]} == found
-        assert result.exit_code == (0 if found else 1)
+        result = linuxsync("ps", *options, "--json")
+        assert {name for one in json.loads(result.out)["sync_files"] for name in one["timeline"]} == found
+        assert result.status == (0 if found else 1)
 
 
 def test_names_are_harmless():
@@ -148,14 +148,14 @@ b = a.merge(a, name="\u202eb\\x1b")
 ready()
 """
     with scene(text, name="ev\x1b]0;x\n"):
-        shown = said("ps", "--timeline", "e*")
-        assert shown.exit_code == 0
-        assert all(one.isprintable() or one == "\n" for one in shown.stdout)
-        assert shown.stdout.count("\n") == 3
-        assert r"e\x1b[2J\n\xff" in shown.stdout
-        assert r"\u202eb\\x1b" in shown.stdout
-        assert r"ev\x1b]0;x\n " in shown.stdout
-        found = said_json("ps", "--timeline", "e*")["sync_files"]
+        shown = linuxsync("ps", "--timeline", "e*")
+        assert shown.status == 0
+        assert all(one.isprintable() or one == "\n" for one in shown.out)
+        assert shown.out.count("\n") == 3
+        assert r"e\x1b[2J\n\xff" in shown.out
+        assert r"\u202eb\\x1b" in shown.out
+        assert r"ev\x1b]0;x\n " in shown.out
+        found = linuxsync("ps", "--timeline", "e*", "--json").json["sync_files"]
         assert found[0]["timeline"] == ["e\x1b[2J\n\udcff"]
         assert found[1]["name"] == "\u202eb\\x1b"
 
@@ -189,12 +189,11 @@ def test_as_an_ordinary_user():
     with scene(text):
 
         def look():
-            os.setgroups([])
-            os.setuid(NOBODY)
-            result = said("ps")
-            assert (result.exit_code, result.stdout.count("\n")) == (1, 1)
-            assert re.fullmatch(r"linuxsync: \d+ processes not seen: [^\n]*try as root\n", result.stderr)
-            found = said_json("ps")
+            become_nobody()
+            result = linuxsync("ps")
+            assert (result.status, result.out.count("\n")) == (1, 1)
+            assert re.fullmatch(r"linuxsync: \d+ processes not seen: [^\n]*try as root\n", result.err)
+            found = linuxsync("ps", "--json").json
             assert found["sync_files"] == [] and found["unseen"][0]["what"] == "processes"
             with pytest.raises(PermissionError):
                 PidFd.open(os.getppid())._getfd(0)
@@ -208,10 +207,8 @@ def test_an_ordinary_users_own_fences(timeline):
     with timeline.create_fence(1) as fence:
 
         def look():
-            os.setgroups([])
-            os.setuid(NOBODY)
-            libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after an exec: else its /proc/PID is root's
-            (found,) = said_json("ps")["sync_files"]
+            become_nobody()
+            (found,) = linuxsync("ps", "--json").json["sync_files"]
             assert found["holders"] == [
                 {"pid": os.getpid(), "comm": "python", "uid": NOBODY, "fd": fence.fileno()},
             ]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from children import forked
-from scenes import scene
+from look_words import become_nobody, scene
 
 from linuxsync.inspect import Waiter, scan, waiters
 
@@ -95,8 +95,7 @@ def test_as_an_ordinary_user():
         settled(found.pid, found.facts["tid"], {"ppoll"})
 
         def as_nobody():
-            os.setgroups([])
-            os.setuid(65534)
+            become_nobody()
             assert waiters(look) == []
             assert [one.what for one in look.unseen] == ["processes' threads"]
 
