@@ -10,6 +10,7 @@ from .fences import HeldSyncFile, sync_files
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
 from .syncobjs import HeldSyncobj, syncobj_files
+from .tally import Sort, tally
 from .timelines import HeldTimeline, fence_timelines
 from .waiters import Waiter, waiters
 
@@ -27,6 +28,7 @@ __all__ = [
     "Process",
     "ProcessBuffers",
     "Scan",
+    "Sort",
     "State",
     "Unseen",
     "Waiter",
@@ -38,5 +40,6 @@ __all__ = [
     "scan",
     "sync_files",
     "syncobj_files",
+    "tally",
     "waiters",
 ]
