@@ -3,6 +3,7 @@
 import gc
 import random
 import signal
+import sys
 import time
 import warnings
 from contextlib import contextmanager
@@ -21,12 +22,21 @@ class StruckError(Exception):
 
 @contextmanager
 def strikes(most):
-    """A function that has a signal come within so many seconds, whose handler raises; what that drops does not warn."""
+    """A function that has a signal come within so many seconds, whose handler raises; what that drops does not warn.
+
+    A handler may run in the finalizer of something that was dropped. What it raises there reaches nobody but
+    sys.unraisablehook, as Python has it for all finalizers; that the finalizer did its work is for the test to see.
+    """
 
     def strike(*_):
         raise StruckError
 
+    def unraisable(what):
+        if not issubclass(what.exc_type, StruckError):
+            hook(what)
+
     chance = random.Random(5)
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.signal(signal.SIGALRM, strike)
     try:
         with warnings.catch_warnings():
@@ -36,6 +46,7 @@ def strikes(most):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = hook
 
 
 def come_now():
