@@ -102,6 +102,13 @@ def bracket(buffer: DmaBuf, count: int) -> None:
         buffer.end_cpu_access(RW)
 
 
+def waiting_bracket(buffer: DmaBuf, count: int) -> None:
+    for _ in range(count):
+        buffer.poll(RW)
+        buffer.begin_cpu_access(RW)
+        buffer.end_cpu_access(RW)
+
+
 def plain_bracket(buffer: DmaBuf, count: int) -> None:
     fd = buffer.fileno()
     for _ in range(count):
@@ -212,6 +219,16 @@ CASES = [
         2000,
         with_buffer(ddi_syncs),
         with_buffer(bracket),
+        min_vs_plain=0.77,
+        program="buffers",
+    ),
+    # And here that bracket after the poll without which a fence that is pending would mean old bytes.
+    Case(
+        "ddi-poll",
+        "the same (plain: poll, then bare)",
+        2000,
+        with_buffer(ddi_syncs),
+        with_buffer(waiting_bracket),
         min_vs_plain=0.77,
         program="buffers",
     ),
