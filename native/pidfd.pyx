@@ -2,11 +2,15 @@
 """pidfd: another process's descriptors, looked at and left as they are (pidfd_getfd(2), kcmp(2), /proc/PID/fd)."""
 
 from libc.errno cimport EINTR, ENOTTY, errno
-from libc.string cimport memcmp, strlen
+from libc.string cimport memcmp, memset, strlen
 
 from linuxsync._native.fd cimport OwnedFd, drop, fd_of
 from linuxsync._native.sync_file cimport snapshot
-from xioctl cimport refusal
+from uapi cimport SW_SYNC_IOC_CREATE_FENCE, sw_sync_create_fence_data
+from xioctl cimport refusal, try_ioctl
+
+from os import fstat
+from os.path import samestat
 
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_kcmp, SYS_pidfd_getfd, SYS_pidfd_open
@@ -66,6 +70,40 @@ cdef class PidFd(OwnedFd):
             if not is_sync_file(ours):
                 raise refusal(ENOTTY, f"fd {fd} is not a sync_file")
             return snapshot(ours)
+        finally:
+            drop(ours)
+
+    def timeline(self, int fd, place):
+        """Return what a fence of a sw_sync timeline of the process says (SyncFileInfo), which names the timeline.
+
+        The kernel has no request that asks a timeline who it is, but to have it make a fence. This one is at 0, where a
+        timeline begins, so it has signaled already; it is closed again, and neither value nor waiters notice.
+
+        Args:
+            fd: its number there.
+            place: os.stat_result of the file through which timelines are opened; the same request may mean anything to
+                another file.
+        Raises:
+            ValueError: closed.
+            OSError: EBADF, the process has no such descriptor (any more); EPERM, see ``get``; ESRCH, it has ended;
+                ENOTTY, it is no sw_sync file; EMFILE; ENOMEM.
+
+        Mirrors pidfd_getfd(2), SW_SYNC_IOC_CREATE_FENCE and SYNC_IOC_FILE_INFO.
+        """
+        cdef int ours = take(fd_of(self), fd)
+        cdef sw_sync_create_fence_data data
+        cdef int result
+        memset(&data, 0, sizeof(data))
+        try:
+            if not samestat(fstat(ours), place):
+                raise refusal(ENOTTY, f"fd {fd} is not of sw_sync")
+            result = try_ioctl(ours, SW_SYNC_IOC_CREATE_FENCE, &data)
+            if result < 0:
+                raise refusal(-result, f"SW_SYNC_IOC_CREATE_FENCE on fd {fd}")
+            try:
+                return snapshot(data.fence)
+            finally:
+                drop(data.fence)
         finally:
             drop(ours)
 

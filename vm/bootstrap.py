@@ -112,12 +112,14 @@ class Need:
         present: whether it is there.
         packages: how it is called there: ID of os-release to package. "debian" is for Ubuntu too.
         only_to_build_kernel: not needed with --kernel PATH.
+        only_to_test: needed by the tests alone.
     """
 
     what: str
     present: Callable[[], bool]
     packages: dict[str, str]
     only_to_build_kernel: bool = False
+    only_to_test: bool = False
 
 
 def named(debian: str, fedora: str | None = None, arch: str | None = None) -> dict[str, str]:
@@ -198,6 +200,7 @@ def needs(versions: Sequence[str]) -> list[Need]:
         Need("the programs modprobe and depmod", program("depmod"), named("kmod")),
         Need("the program setpriv", program("setpriv"), named("util-linux")),
         Need("the program file", program("file"), named("file")),
+        Need("the program dot", program("dot"), named("graphviz"), only_to_test=True),
         *[
             Need(f"the program {name}", program(name), named(package), only_to_build_kernel=True)
             for name, package in (
@@ -304,11 +307,15 @@ def source_package(wanted: str) -> str | None:
     return chosen and prefix + chosen
 
 
-def check_machine(versions: Sequence[str], yes: bool) -> None:
-    """Make sure that everything is installed, also for building the kernels of these versions."""
+def check_machine(versions: Sequence[str], yes: bool, testing: bool = False) -> None:
+    """Make sure that everything is installed, also for building the kernels of these versions and for the tests."""
 
     def missing() -> list[Need]:
-        return [n for n in needs(versions) if (versions or not n.only_to_build_kernel) and not n.present()]
+        return [
+            need
+            for need in needs(versions)
+            if (versions or not need.only_to_build_kernel) and (testing or not need.only_to_test) and not need.present()
+        ]
 
     if first := missing():
         install_packages(first, yes)
@@ -469,7 +476,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     yes = "--yes" in options or os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
     try:
-        check_machine(kernel_versions(options, command), yes)
+        check_machine(kernel_versions(options, command), yes, testing=command[0] == "test")
         check_venv()
     except (UnavailableError, OSError) as error:
         say(str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -100,13 +100,16 @@ class Table(Generic[Row]):
             return [*self.columns.values()] if output.as_json else usual
         return [*usual, *(column for column in named if column not in usual)] if output.columns[0] == "+" else named
 
-    def print(self, rows: Iterable[Row], output: Output, unseen: Iterable[Unseen] = ()) -> None:
-        """Print them; what could not be seen goes to stderr, or into the JSON."""
+    def print(
+        self, rows: Iterable[Row], output: Output, unseen: Iterable[Unseen] = (), more: Mapping[str, Any] | None = None
+    ) -> None:
+        """Print them; what could not be seen goes to stderr, or into the JSON, and so does what else a command has."""
         chosen = self.choose(output)
         missed = list(unseen)
         if output.as_json:
             found = {
                 self.name: [{column.name.lower(): column.value(row) for column in chosen} for row in rows],
+                **(more or {}),
                 "unseen": [{"what": one.what, "count": one.count, "why": one.why} for one in missed],
             }
             # Bytes that are no UTF-8 are surrogates, which ASCII JSON has a way to write.

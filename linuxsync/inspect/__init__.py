@@ -9,6 +9,7 @@ from .doctor import Finding, State, examine
 from .fences import HeldSyncFile, sync_files
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
+from .stuck import Deadlock, Owed, Step, StuckFence, deadlocks, stuck_fences
 from .syncobjs import HeldSyncobj, syncobj_files
 from .tally import Sort, tally
 from .timelines import HeldTimeline, fence_timelines
@@ -17,6 +18,7 @@ from .waiters import Waiter, waiters
 __all__ = [
     "BufferFence",
     "BufferHolder",
+    "Deadlock",
     "Descriptor",
     "Finding",
     "HeldBuffer",
@@ -24,20 +26,25 @@ __all__ = [
     "HeldSyncobj",
     "HeldTimeline",
     "Kind",
+    "Owed",
     "PidFd",
     "Process",
     "ProcessBuffers",
     "Scan",
     "Sort",
     "State",
+    "Step",
+    "StuckFence",
     "Unseen",
     "Waiter",
     "by_process",
+    "deadlocks",
     "dma_bufs",
     "examine",
     "fence_timelines",
     "same_file",
     "scan",
+    "stuck_fences",
     "sync_files",
     "syncobj_files",
     "tally",

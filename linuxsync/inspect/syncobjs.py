@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .._fd import OwnedFd
 from ..drm import DrmDevice
-from ..sync_file import FenceInfo
+from ..sync_file import FenceInfo, SyncFile
 from ..syncobj import Syncobj
 from .fences import ask, files_among
 from .pidfd import PidFd
@@ -96,16 +96,36 @@ def is_there(descriptor: Descriptor) -> bool:
     return str(link) == descriptor.link
 
 
-def state_of(device: DrmDevice, process: PidFd, fd: int) -> State | None:
-    """What the syncobj of a descriptor says to a handle of our own; None if the number is another file's by now."""
+@contextmanager
+def imported(device: DrmDevice, process: PidFd, fd: int) -> Iterator[Syncobj | None]:
+    """A descriptor's syncobj as a handle of our own; None if the number is another file's by now."""
     with process.get(OwnedFd, fd) as duplicate:
         try:
             syncobj = Syncobj.from_fd(device, duplicate)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            return None
+            yield None
+            return
     with syncobj:
+        yield syncobj
+
+
+def fence_in(syncobj: Syncobj) -> SyncFile | None:
+    """What it holds now, of a timeline all that it has not forgotten; None if it is empty."""
+    try:
+        return syncobj.export_sync_file()
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+
+
+def state_of(device: DrmDevice, process: PidFd, fd: int) -> State | None:
+    """What the syncobj of a descriptor says; None if the number is another file's by now."""
+    with imported(device, process, fd) as syncobj:
+        if syncobj is None:
+            return None
         signaled: int | None
         submitted: int | None
         try:
@@ -114,13 +134,11 @@ def state_of(device: DrmDevice, process: PidFd, fd: int) -> State | None:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             signaled = submitted = None  # this device has no timelines
-        try:
-            with syncobj.export_sync_file() as fence:
-                return State(signaled, submitted, fence.info().fences)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
+        fence = fence_in(syncobj)
+        if fence is None:
             return State(signaled, submitted, ())
+        with fence:
+            return State(signaled, submitted, fence.info().fences)
 
 
 @contextmanager

@@ -103,8 +103,13 @@ def elsewhere(before: Callable[[], object], *arguments: str) -> Said:
 
 
 @contextmanager
-def process(comm: str | bytes, work: Callable[[], Any], keep: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
-    """A child of that name, which does `work`, tells its result and holds what it holds until the block ends.
+def process(
+    comm: str | bytes,
+    work: Callable[[], Any],
+    keep: tuple[int, ...] = (),
+    then: Callable[[], object] = signal.pause,
+) -> Iterator[tuple[int, Any]]:
+    """A child of that name, which does `work`, tells its result, and does `then` until the block ends.
 
     Of our descriptors it has those in `keep` alone.
     """
@@ -120,7 +125,7 @@ def process(comm: str | bytes, work: Callable[[], Any], keep: tuple[int, ...] = 
             Path("/proc/self/comm").write_bytes(os.fsencode(comm))
             os.write(writing, json.dumps(work()).encode() + b"\n")
             os.close(writing)
-            signal.pause()
+            then()
         except BaseException:
             sys.excepthook(*sys.exc_info())
         os._exit(1)

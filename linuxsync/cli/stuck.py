@@ -1,0 +1,192 @@
+"""linuxsync stuck: fences that do not signal, who waits for them, who is to signal them, and deadlocks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..inspect import Deadlock, Descriptor, Owed, Scan, StuckFence, Waiter, deadlocks, stuck_fences
+from .files import hold_many
+from .graph import as_dot, as_svg, as_trees
+from .ps import show_holders
+from .selection import Selection, selecting
+from .table import Column, Output, Table
+from .text import duration
+from .timelines import as_json
+
+__all__ = ["stuck"]
+
+
+def missing_json(owed: Owed) -> dict[str, Any]:
+    return {"driver": owed.driver_name, "timeline": owed.obj_name}
+
+
+def owed_json(owed: Owed) -> dict[str, Any]:
+    return {
+        "driver": owed.driver_name,
+        "timeline": owed.obj_name,
+        "by_process": owed.by_process,
+        "sure": owed.sure,
+        "owners": as_json(owed.owners),
+    }
+
+
+def show_owed(found: list[dict[str, Any]]) -> str:
+    """The timelines: ``sw_sync gpu, fencedev draw``."""
+    each = [f"{one['driver']} {one['timeline']}" for one in found]
+    return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "")
+
+
+def show_owners(found: list[dict[str, Any]]) -> str:
+    """The processes, with a question mark where it is not sure: ``client 78; compositor 80?``."""
+    each = dict.fromkeys(
+        f"{owner['comm']} {owner['pid']}{'' if one['sure'] else '?'}" for one in found for owner in one["owners"]
+    )
+    return "; ".join([*each][:4]) + (f" and {len(each) - 4} more" if len(each) > 4 else "") or "-"
+
+
+def waiter_json(waiter: Waiter) -> dict[str, Any]:
+    return {
+        "pid": waiter.process.pid,
+        "comm": waiter.process.comm,
+        "tid": waiter.tid,
+        "thread": waiter.comm,
+        "call": waiter.call,
+        "fds": list(waiter.fds),
+    }
+
+
+def show_waiters(found: list[dict[str, Any]]) -> str:
+    """Threads: ``compositor 80 in ppoll``, and one that is not the first with its own number: ``80/92``."""
+    each = [
+        f"{one['thread']} {one['pid']}{'' if one['tid'] == one['pid'] else '/' + str(one['tid'])} in {one['call']}"
+        for one in found
+    ]
+    return "; ".join(each[:4]) + (f" and {len(each) - 4} more" if len(each) > 4 else "") or "-"
+
+
+TABLE: Table[StuckFence] = Table(
+    "stuck",
+    [
+        Column("KIND", "sync_file, dma_buf or syncobj_file", lambda row: row.kind.value),
+        Column("NAME", "a sync_file's, or a buffer's", lambda row: row.name),
+        Column("INO", "a buffer's inode number", lambda row: row.ino, right=True, extra=True),
+        Column("FOR", "how long it has not signaled; in JSON ns", lambda row: row.active_ns, duration, right=True),
+        Column("OWED", "what is missing: drivers and timelines", lambda row: [*map(missing_json, row.owed)], show_owed),
+        Column(
+            "BY",
+            "who is to signal that, or gave a device the work; ? where it may be another",
+            lambda row: [*map(owed_json, row.owed)],
+            show_owners,
+        ),
+        Column("HOLDERS", "processes and their descriptors", lambda row: as_json(row.holders), show_holders),
+        Column(
+            "WAITERS",
+            "threads that wait for it, and in which call",
+            lambda row: [*map(waiter_json, row.waiters)],
+            show_waiters,
+        ),
+    ],
+)
+
+
+def deadlock_json(one: Deadlock) -> dict[str, Any]:
+    return {
+        "doubts": list(one.doubts),
+        "steps": [
+            {
+                "waiter": waiter_json(step.waiter),
+                "kind": step.fence.kind.value,
+                "name": step.fence.name,
+                "driver": step.owed.driver_name,
+                "timeline": step.owed.obj_name,
+            }
+            for step in one.steps
+        ],
+    }
+
+
+@click.command(epilog=TABLE.help)
+@click.option(
+    "--after", metavar="S", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds to poll them for."
+)
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C, and print only what is new.")
+@click.option("--dot", is_flag=True, help="Print who waits for whom as a graph for Graphviz, instead of the table.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw that graph into a file, by dot(1).")
+@selecting
+@TABLE.options
+def stuck(after: float, watch: bool, dot: bool, svg: Path | None, selection: Selection, output: Output) -> None:
+    """Find fences that do not signal: who holds them, which threads wait, and who is to signal them.
+
+    Sync_files, dma-bufs and syncobjs with active fences are polled for --after seconds, which has drivers signal that
+    do it only for those who wait. Below the table stands who waits for whom; processes that wait for each other in a
+    circle are called a deadlock, and what may end it is said.
+
+    Exit status: 0; 1 if something is stuck.
+    """
+    if watch and (dot or svg):
+        raise click.UsageError("--watch prints lines; a graph is of one moment")
+    hold_many()
+    if watch:
+        sys.exit(keep_watching(after, selection, output))
+    found, look = stuck_fences(after, progress=say_how_many(after))
+    rows = [row for row in found if wanted(row, selection)]
+    if dot or svg:
+        text = as_dot(rows, deadlocks(found))
+        as_svg(text, svg) if svg else print(text)
+    else:
+        report(rows, deadlocks(found), output, look)
+    sys.exit(1 if rows else 0)
+
+
+def keep_watching(after: float, selection: Selection, output: Output) -> int:
+    """Print what comes to be stuck until somebody presses Ctrl-C; the exit status."""
+    status, known = 0, set[object]()
+    try:
+        while True:
+            found, look = stuck_fences(after)
+            now = {(row.kind, row.name, row.ino, row.holders[:1]): row for row in found if wanted(row, selection)}
+            new = [row for key, row in now.items() if key not in known]
+            known = set(now)
+            if new:
+                status = 1
+                report(new, deadlocks(found), output, look)
+                sys.stdout.flush()
+            if not found:
+                time.sleep(min(after, 1))  # nothing to poll, so there was nothing to wait for either
+    except KeyboardInterrupt:
+        return status
+
+
+def say_how_many(after: float) -> Callable[[int], None]:
+    """A line for whoever waits for more than two seconds."""
+
+    def say(count: int) -> None:
+        if after > 2 and count and sys.stderr.isatty():
+            print(f"linuxsync: polling {count} fence{'s' if count > 1 else ''} for {after:g} s ...", file=sys.stderr)
+
+    return say
+
+
+def wanted(row: StuckFence, selection: Selection) -> bool:
+    """Whether a fence is meant: by who holds it, waits for it or is to signal it."""
+    there: list[Descriptor | Waiter] = [
+        *row.holders,
+        *row.waiters,
+        *(owner for owed in row.owed for owner in owed.owners),
+    ]
+    by_pid = selection.pids is None or any(one.process.pid in selection.pids for one in there)
+    return by_pid and selection.wants(row.owed, there)
+
+
+def report(rows: list[StuckFence], circles: list[Deadlock], output: Output, look: Scan) -> None:
+    """The table, and for people below it who waits for whom."""
+    TABLE.print(rows, output, look.unseen, {"deadlocks": [*map(deadlock_json, circles)]})
+    if not (output.as_json or output.raw or output.columns) and any(row.waiters for row in rows):
+        print()
+        as_trees(rows, circles)
