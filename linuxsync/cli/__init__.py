@@ -7,6 +7,7 @@ import click
 from .bufs import bufs
 from .doctor import doctor
 from .ps import ps
+from .show import show
 from .stuck import stuck
 from .syncobjs import syncobjs
 from .timelines import timelines
@@ -27,6 +28,7 @@ def main() -> None:
 main.add_command(bufs)
 main.add_command(doctor)
 main.add_command(ps)
+main.add_command(show)
 main.add_command(stuck)
 main.add_command(syncobjs)
 main.add_command(timelines)

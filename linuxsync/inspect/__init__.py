@@ -5,11 +5,13 @@ and so on. A process that ends meanwhile is left out, and what this user may not
 """
 
 from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, by_process, dma_bufs
+from .deadlocks import Deadlock, Step, deadlocks
 from .doctor import Finding, State, examine
-from .fences import HeldSyncFile, sync_files
+from .fences import HeldSyncFile, open_files, sync_files
+from .owed import Owed, named_timelines, owed_by
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
-from .stuck import Deadlock, Owed, Step, StuckFence, deadlocks, stuck_fences
+from .stuck import StuckFence, polled, stuck_fences
 from .syncobjs import HeldSyncobj, syncobj_files
 from .tally import Sort, tally
 from .timelines import HeldTimeline, fence_timelines
@@ -42,6 +44,10 @@ __all__ = [
     "dma_bufs",
     "examine",
     "fence_timelines",
+    "named_timelines",
+    "open_files",
+    "owed_by",
+    "polled",
     "same_file",
     "scan",
     "stuck_fences",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cmp_to_key
@@ -15,7 +15,7 @@ from ..sync_file import SyncFileInfo
 from .pidfd import PidFd, order
 from .processes import GONE, Descriptor, Kind, Scan
 
-__all__ = ["HeldSyncFile", "sync_files"]
+__all__ = ["HeldSyncFile", "open_files", "sync_files"]
 
 Answer = TypeVar("Answer")
 REFUSED = "of processes that this user may not trace (ptrace(2), kernel.yama.ptrace_scope): try as root"
@@ -114,3 +114,13 @@ def files_among(candidates: list[tuple[Descriptor, Answer]]) -> list[list[tuple[
     for group in groups:
         group.sort(key=lambda one: (one[0].process.pid, one[0].fd))
     return groups
+
+
+def open_files(descriptors: Iterable[Descriptor]) -> list[tuple[Descriptor, ...]]:
+    """Return which of these descriptors are one open file, in the order of their first holders, as kcmp(2) tells.
+
+    Where it can't tell, each is one of its own.
+    """
+    groups = files_among([(one, None) for one in descriptors])
+    files = [tuple(descriptor for descriptor, _ in group) for group in groups]
+    return sorted(files, key=lambda holders: (holders[0].process.pid, holders[0].fd))

@@ -1,4 +1,4 @@
-"""stuck: fences that do not signal, who waits for them, who is to signal them, and where that goes in a circle.
+"""stuck: fences that do not signal, who waits for them, and who is to signal them.
 
 Unlike the rest of linuxsync.inspect this asks in ways that the kernel notices: it polls fences, which enables their
 signaling, holds duplicates of them while it waits, and has sw_sync timelines make a fence that tells their names.
@@ -8,59 +8,28 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-from .. import sw_sync
 from .._fd import OwnedFd
 from ..dma_buf import Access, DmaBuf
-from ..drm import DrmDevice, devices
+from ..drm import DrmDevice
 from ..sync_file import FenceInfo, SyncFile, SyncFileInfo, wait_all
 from .buffers import held_by
 from .fences import HeldSyncFile, ask, files_among, sync_files
+from .owed import Owed, owners
 from .pidfd import PidFd, same_file
-from .processes import GONE, Descriptor, Kind, Process, Scan, scan
+from .processes import GONE, Descriptor, Kind, Scan, scan
 from .syncobjs import device_with_syncobjs, fence_in, imported
 from .waiters import Waiter, waiters
 
-__all__ = ["Deadlock", "Owed", "Step", "StuckFence", "deadlocks", "stuck_fences"]
+__all__ = ["StuckFence", "polled", "stuck_fences"]
 
 Owned = TypeVar("Owned", bound=OwnedFd)
-
-SW_SYNC, FENCEDEV = "sw_sync", "fencedev"
-# Drivers whose fences a process signals; with others the process only asked for the work.
-SIGNALED_BY_PROCESSES = {SW_SYNC, "vgem"}
-SCHEDULER = "drm_sched"  # the driver of fences of many GPUs, which says not whose
-
-
-@dataclass(frozen=True, slots=True)
-class Owed:
-    """A fence that is missing, and who is to signal it.
-
-    Attributes:
-        driver_name: the driver.
-        obj_name: the timeline.
-        owners: of sw_sync the descriptors through which the timeline is advanced; of another driver those of its
-            devices, through one of which the work came. Empty if none was found.
-        sure: whether there is no doubt about them: one timeline, or one process that has such a device.
-    """
-
-    driver_name: str
-    obj_name: str
-    owners: tuple[Descriptor, ...]
-    sure: bool
-
-    @property
-    def by_process(self) -> bool:
-        """Whether a process is to signal it, rather than a device for it."""
-        return self.driver_name in SIGNALED_BY_PROCESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +53,6 @@ class StuckFence:
     holders: tuple[Descriptor, ...]
     waiters: tuple[Waiter, ...]
     active_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A thread that waits for what the process of the next step owes.
-
-    Attributes:
-        waiter: the thread.
-        fence: what it waits for.
-        owed: what of it is missing.
-    """
-
-    waiter: Waiter
-    fence: StuckFence
-    owed: Owed
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlock:
-    """Processes that wait for each other in a circle, or one that waits for itself.
-
-    Attributes:
-        steps: each waits for the process of the next one, the last for that of the first.
-        doubts: why it may end all the same, in words; empty if nothing of that kind was seen.
-    """
-
-    steps: tuple[Step, ...]
-    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +161,27 @@ def is_buffer(ino: int, buffer: DmaBuf) -> bool:
     return buffer.ino == ino
 
 
+def polled(held: HeldSyncFile) -> SyncFileInfo | None:
+    """Return what a sync_file says after a poll, which enables its signaling; None if it is gone, or not ours to ask.
+
+    Raises:
+        OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors poll(2) and SYNC_IOC_FILE_INFO.
+    """
+    fence = duplicate(SyncFile, held.holders, partial(is_named, held.info.name))
+    if fence is None:
+        return None
+    with fence:
+        fence.poll(0)
+        return fence.info()
+
+
+def is_named(name: str, fence: SyncFile) -> bool:
+    """Whether it is of that name."""
+    return fence.name == name
+
+
 def duplicate(kind: type[Owned], holders: Iterable[Descriptor], right: Callable[[Owned], bool]) -> Owned | None:
     """A duplicate of the first descriptor that is to be had and is `right`: a number may be another file's by now."""
     for holder in holders:
@@ -261,128 +223,3 @@ def is_same(one: tuple[int, int], other: tuple[int, int]) -> bool:
         if error.errno not in GONE | {errno.EPERM}:
             raise
         return False
-
-
-def owners(look: Scan, drivers: Collection[str]) -> Callable[[FenceInfo, SyncFileInfo], Owed]:
-    """What tells of a fence of one of these drivers who is to signal it."""
-    timelines = list(ask_timelines(look)) if SW_SYNC in drivers else []
-    nodes = driver_of_nodes() if look.of(Kind.DRM) else {}
-    complete = not any(what in ("processes", "sw_syncs") for what, _ in look.missed)
-
-    def advances(fence: FenceInfo, info: SyncFileInfo) -> tuple[tuple[Descriptor, ...], bool]:
-        context = context_of(info)
-        likely = [
-            holders
-            for known, holders in timelines
-            if known.fences[0].obj_name == fence.obj_name
-            and (context is None or context_of(known) is None or context_of(known) == context)
-        ]
-        sure = len(likely) == 1 and (context is not None or complete)
-        through = [holder for holders in likely for holder in holders]
-        return tuple(sorted(through, key=lambda holder: (holder.process.pid, holder.fd))), sure
-
-    def submits(driver: str) -> tuple[tuple[Descriptor, ...], bool]:
-        through = tuple(
-            one
-            for one in look.descriptors
-            if (one.kind is Kind.FENCEDEV and driver == FENCEDEV)
-            or (one.kind is Kind.DRM and one.link in nodes and driver in (nodes[one.link], SCHEDULER))
-        )
-        return through, complete and len({one.process.pid for one in through}) == 1
-
-    def owed(fence: FenceInfo, info: SyncFileInfo) -> Owed:
-        found = advances(fence, info) if fence.driver_name == SW_SYNC else submits(fence.driver_name)
-        return Owed(fence.driver_name, fence.obj_name, *found)
-
-    return owed
-
-
-def ask_timelines(look: Scan) -> Iterator[tuple[SyncFileInfo, tuple[Descriptor, ...]]]:
-    """What a fence of each open sw_sync timeline says of itself, and who holds the timeline."""
-    try:
-        place = Path(sw_sync.find()).stat()
-    except OSError as error:
-        look.missed["sw_syncs", f"their names: {error.strerror}"] += len(look.of(Kind.SW_SYNC))
-        return
-    for group in files_among(list(ask(look, Kind.SW_SYNC, lambda process, fd: process.timeline(fd, place)))):
-        yield group[0][1], tuple(descriptor for descriptor, _ in group)
-
-
-def context_of(info: SyncFileInfo) -> int | None:
-    """The context of a timeline, which no other has: a fence's, where the kernel named the sync_file after it."""
-    if len(info.fences) != 1 or len(info.name.encode("utf-8", "surrogateescape")) >= 31:  # it may have been cut
-        return None
-    beginning = f"{info.fences[0].driver_name}-{info.fences[0].obj_name}"
-    found = re.fullmatch(r"(\d+)-\d+", info.name.removeprefix(beginning))
-    return int(found[1]) if found else None
-
-
-def driver_of_nodes() -> dict[str, str]:
-    """The driver of each file in /dev/dri."""
-    return {path: node.driver for node in devices() if node.driver for path in (node.primary, node.render) if path}
-
-
-def deadlocks(found: Iterable[StuckFence]) -> list[Deadlock]:
-    """Return the circles in which processes wait for what the next one is to signal.
-
-    A process that waits for itself is one only if none of its threads does anything else.
-
-    Args:
-        found: what ``stuck_fences`` returned.
-    """
-    steps: dict[Process, list[tuple[Step, Process]]] = {}
-    for fence in found:
-        for owed in fence.owed:
-            if owed.by_process:
-                for owner in dict.fromkeys(one.process for one in owed.owners):
-                    for waiter in fence.waiters:
-                        steps.setdefault(waiter.process, []).append((Step(waiter, fence, owed), owner))
-    circles: dict[frozenset[Process], Deadlock] = {}
-    for first in steps:
-        path = shortest(steps, first)
-        if path is not None:
-            doubts = tuple(doubts_about(path, found))
-            if len(path) > 1 or not doubts:
-                circles.setdefault(frozenset(step.waiter.process for step in path), Deadlock(path, doubts))
-    return list(circles.values())
-
-
-def shortest(steps: dict[Process, list[tuple[Step, Process]]], first: Process) -> tuple[Step, ...] | None:
-    """The shortest way from a process back to itself."""
-    ways: deque[tuple[Process, tuple[Step, ...]]] = deque([(first, ())])
-    seen: set[Process] = set()
-    while ways:
-        process, way = ways.popleft()
-        for step, owner in steps.get(process, ()):
-            if owner == first:
-                return (*way, step)
-            if owner not in seen:
-                seen.add(owner)
-                ways.append((owner, (*way, step)))
-    return None
-
-
-def doubts_about(path: Iterable[Step], found: Iterable[StuckFence]) -> Iterator[str]:
-    """What may end a circle."""
-    stuck = {(holder.process.pid, holder.fd) for fence in found for holder in fence.holders}
-    asleep = {(waiter.process.pid, waiter.tid) for fence in found for waiter in fence.waiters}
-    for step in path:
-        process = step.waiter.process
-        name = f"{process.comm} {process.pid}"
-        if any((process.pid, fd) not in stuck for fd in step.waiter.fds):
-            yield f"{name} waits for something else as well"
-        others = sum((process.pid, tid) not in asleep for tid in threads(process))
-        if others:
-            yield f"{name} has {others} other thread{'s' if others > 1 else ''}"
-        if not step.owed.sure:
-            yield f"it is not sure who signals {step.owed.obj_name}"
-        elif len({one.process for one in step.owed.owners}) > 1:
-            yield f"several processes can signal {step.owed.obj_name}"
-
-
-def threads(process: Process) -> list[int]:
-    """The numbers of its threads; none if it has ended."""
-    try:
-        return [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
-    except OSError:
-        return []
