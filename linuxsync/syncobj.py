@@ -13,7 +13,11 @@ from .sync_file import SyncFile
 if TYPE_CHECKING:
     from .drm import DrmDevice
 
-__all__ = ["Syncobj"]
+__all__ = ["TIMELINE_WAIT", "WAIT", "Syncobj", "container_of"]
+
+# The requests that wait, by number, and syncobjs behind the handles of others: for linuxsync.inspect.
+WAIT, TIMELINE_WAIT = _native.WAIT, _native.TIMELINE_WAIT
+container_of = _native.container_of
 
 
 class _HasFileno(Protocol):

@@ -14,6 +14,10 @@ _Self = TypeVar("_Self", bound="Syncobj")
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
+WAIT: int
+TIMELINE_WAIT: int
+
+def container_of(device: DrmDevice, handle: int) -> int: ...
 @disjoint_base
 class Syncobj:
     def __init__(self, device: DrmDevice, handle: SupportsIndex) -> None: ...

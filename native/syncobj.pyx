@@ -15,6 +15,8 @@ from uapi cimport (
     LS_IOCTL_SYNCOBJ_RESET,
     LS_IOCTL_SYNCOBJ_SIGNAL,
     LS_IOCTL_SYNCOBJ_TIMELINE_SIGNAL,
+    LS_IOCTL_SYNCOBJ_TIMELINE_WAIT,
+    LS_IOCTL_SYNCOBJ_WAIT,
     LS_SYNCOBJ_FD_TO_HANDLE_IMPORT_SYNC_FILE,
     LS_SYNCOBJ_FD_TO_HANDLE_TIMELINE,
     LS_SYNCOBJ_HANDLE_TO_FD_EXPORT_SYNC_FILE,
@@ -43,6 +45,25 @@ def takes_points(DrmDevice device not None):
             return result == -EMFILE or result == -ENFILE  # the flag got past, and there is no descriptor to go on with
         points_in_sync_files = result == -ENOENT
     return points_in_sync_files == 1
+
+
+WAIT, TIMELINE_WAIT = LS_IOCTL_SYNCOBJ_WAIT & 0xFFFF, LS_IOCTL_SYNCOBJ_TIMELINE_WAIT & 0xFFFF  # but for their sizes
+
+
+def container_of(DrmDevice device not None, handle):
+    """Return a descriptor (int, the caller's) of the syncobj behind a handle that stays whose it is.
+
+    Raises:
+        ValueError: closed; ``handle`` is no u32.
+        OSError: ENOENT, there is no such handle; EMFILE; ENFILE; ENOMEM.
+
+    Mirrors DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD.
+    """
+    cdef int made, result
+    result = handle_to_fd(file_of_device(device), <uint32_t>as_unsigned(handle, 32, "handle"), 0, 0, &made)
+    if result < 0:
+        raise refusal(-result, f"DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD of handle {handle} on {device!r}")
+    return made
 
 
 cdef Syncobj made_past_init(type cls, DrmDevice device):

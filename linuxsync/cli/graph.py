@@ -24,8 +24,8 @@ def who(process: Process) -> str:
 
 def what(row: StuckFence) -> str:
     """A fence in few words."""
-    kind = {Kind.DMA_BUF: f"dma-buf {row.ino}", Kind.SYNCOBJ_FILE: "syncobj"}.get(row.kind, "sync_file")
-    return plain(f"{kind} {row.name}" if row.name else kind)
+    kind = {Kind.DMA_BUF: f"dma-buf {row.ino}", Kind.SYNCOBJ_FILE: "syncobj", Kind.DRM: ""}.get(row.kind, "sync_file")
+    return plain(f"{kind} {row.name}".strip() if row.name else kind)
 
 
 def whose(owed: Owed) -> str:
@@ -85,6 +85,8 @@ def grow(
         wait = tree.add(
             Text(f"{thread}in {waiter.call} for {what(row)}, active for {duration(row.active_ns)} at least")
         )
+        if not row.owed:
+            wait.add(Text("which nobody has submitted"))
         for owed in row.owed:
             missing = wait.add(Text(whose(owed)))
             for owner in signalers(owed):

@@ -39,7 +39,7 @@ def owed_json(owed: Owed) -> dict[str, Any]:
 def show_owed(found: list[dict[str, Any]]) -> str:
     """The timelines: ``sw_sync gpu, fencedev draw``."""
     each = [f"{one['driver']} {one['timeline']}" for one in found]
-    return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "")
+    return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "") or "not submitted"
 
 
 def show_owners(found: list[dict[str, Any]]) -> str:
@@ -73,8 +73,12 @@ def show_waiters(found: list[dict[str, Any]]) -> str:
 TABLE: Table[StuckFence] = Table(
     "stuck",
     [
-        Column("KIND", "sync_file, dma_buf or syncobj_file", lambda row: row.kind.value),
-        Column("NAME", "a sync_file's, or a buffer's", lambda row: row.name),
+        Column(
+            "KIND",
+            "sync_file, dma_buf, syncobj_file, or drm for a syncobj that is but a handle",
+            lambda row: row.kind.value,
+        ),
+        Column("NAME", "a sync_file's, or a buffer's; a handle and its point", lambda row: row.name),
         Column("INO", "a buffer's inode number", lambda row: row.ino, right=True, extra=True),
         Column("FOR", "how long it has not signaled; in JSON ns", lambda row: row.active_ns, duration, right=True),
         Column("OWED", "what is missing: drivers and timelines", lambda row: [*map(missing_json, row.owed)], show_owed),

@@ -19,8 +19,9 @@ from .._fd import OwnedFd
 from ..dma_buf import Access, DmaBuf
 from ..drm import DrmDevice
 from ..sync_file import FenceInfo, SyncFile, SyncFileInfo, wait_all
+from ..syncobj import Syncobj, container_of
 from .buffers import held_by
-from .fences import HeldSyncFile, ask, files_among, sync_files
+from .fences import REFUSED, HeldSyncFile, ask, files_among, open_files, sync_files
 from .owed import Owed, owners
 from .pidfd import PidFd, same_file
 from .processes import GONE, Descriptor, Kind, Scan, scan
@@ -37,10 +38,10 @@ class StuckFence:
     """A sync_file, a dma-buf or a syncobj whose fences have not signaled.
 
     Attributes:
-        kind: which of them.
-        name: a sync_file's, or a buffer's; None without.
+        kind: which of them; Kind.DRM for a syncobj that is but a handle of a device's open file, and is waited for.
+        name: a sync_file's, or a buffer's; ``syncobj 3`` or ``syncobj 3 point 7`` for a handle; None without.
         ino: a buffer's inode number; None for the others.
-        owed: what is missing, each timeline once.
+        owed: what is missing, each timeline once; empty for a point that nobody has submitted.
         holders: its descriptors, by pid and number; empty if it has been closed meanwhile.
         waiters: threads that wait for it right now.
         active_ns: for how long it is known not to have signaled, in nanoseconds (int > 0).
@@ -62,8 +63,9 @@ class Watched:
     kind: Kind
     name: str | None
     ino: int | None
-    fence: SyncFile
+    fence: SyncFile | None
     holders: tuple[Descriptor, ...]
+    waited: tuple[int, int] | None = None  # handle and point
 
 
 def stuck_fences(
@@ -85,16 +87,20 @@ def stuck_fences(
     """
     with ExitStack() as stack:
         began_ns = time.monotonic_ns()
-        watched = list(watch(scan(), stack))
+        first = scan()
+        watched = [*watch(first, stack), *watch_handles(first, stack)]
         progress(len(watched))
         try:
-            wait_all([one.fence for one in watched], timeout=after)
+            wait_all([one.fence for one in watched if one.fence is not None], timeout=after)
         except TimeoutError:
             pass
-        left = [one for one in watched if not one.fence.poll(0)]
+        # For a point that is not there yet it is enough that somebody waits for it still.
+        left = [one for one in watched if one.fence is None or not one.fence.poll(0)]
         look = scan()
         if not left:
             return [], look
+        if any(one.fence is None for one in left):
+            time.sleep(max(0, after - (time.monotonic_ns() - began_ns) / 1e9))
         held = sync_files(look)
         asleep = waiters(look)
         owner_of = owners(look, {fence.driver_name for one in left for fence in missing(one)})
@@ -107,24 +113,27 @@ def stuck_fences(
                 holders = holders_of(one, held)
             else:
                 holders = tuple(holder for holder in one.holders if holder in look.descriptors)
-            numbers = {(holder.process.pid, holder.fd) for holder in holders}
+            waiting = tuple(waiter for waiter in asleep if waits(waiter, one, holders))
+            if one.fence is None and not waiting:
+                continue
+            owed = () if one.fence is None else [owner_of(fence, one.fence.info()) for fence in missing(one)]
+            active_ns = time.monotonic_ns() - began_ns
             found.append(
-                StuckFence(
-                    one.kind,
-                    one.name,
-                    one.ino,
-                    tuple(dict.fromkeys(owner_of(fence, one.fence.info()) for fence in missing(one))),
-                    holders,
-                    tuple(w for w in asleep if any((w.process.pid, fd) in numbers for fd in w.fds)),
-                    time.monotonic_ns() - began_ns,
-                )
+                StuckFence(one.kind, one.name, one.ino, tuple(dict.fromkeys(owed)), holders, waiting, active_ns)
             )
         return found, look
 
 
+def waits(waiter: Waiter, one: Watched, holders: Iterable[Descriptor]) -> bool:
+    """Whether a thread waits for it through one of these descriptors."""
+    if one.waited is not None and one.waited not in waiter.syncobjs:
+        return False
+    return any(holder.process == waiter.process and holder.fd in waiter.fds for holder in holders)
+
+
 def missing(one: Watched) -> list[FenceInfo]:
     """The fences in it that are active."""
-    return [fence for fence in one.fence.info().fences if fence.status == 0]
+    return [] if one.fence is None else [fence for fence in one.fence.info().fences if fence.status == 0]
 
 
 def watch(look: Scan, stack: ExitStack) -> Iterator[Watched]:
@@ -149,6 +158,43 @@ def watch(look: Scan, stack: ExitStack) -> Iterator[Watched]:
                     fence = group[0][1]
                     if fence is not None and fence.status == 0:
                         yield Watched(Kind.SYNCOBJ_FILE, None, None, fence, tuple(one for one, _ in group))
+
+
+def watch_handles(look: Scan, stack: ExitStack) -> Iterator[Watched]:
+    """The syncobjs that threads wait for by a handle of a device's open file, which the stack closes."""
+    files = {(one.process.pid, one.fd): holders for holders in open_files(look.of(Kind.DRM)) for one in holders}
+    wanted = {
+        (holders, *waited)
+        for waiter in waiters(look)
+        for waited in waiter.syncobjs
+        if (holders := files.get((waiter.process.pid, waiter.fds[0])))
+    }
+    if not wanted:
+        return
+    with device_with_syncobjs(look) as device:
+        for holders, handle, point in sorted(wanted, key=lambda one: (one[0][0].process.pid, *one[1:])):
+            name = f"syncobj {handle}" + (f" point {point}" if point else "")
+            try:
+                fence = None if device is None else fence_at(device, holders[0], handle, point, stack)
+            except OSError as error:
+                if error.errno not in GONE | {errno.EPERM, errno.EACCES, errno.ENOTTY}:
+                    raise
+                look.miss("syncobjs by handle", REFUSED)
+                continue
+            if device is not None and (fence is None or fence.status == 0):
+                yield Watched(Kind.DRM, name, None, fence, holders, (handle, point))
+
+
+def fence_at(device: DrmDevice, holder: Descriptor, handle: int, point: int, stack: ExitStack) -> SyncFile | None:
+    """What is at a point of the syncobj behind another's handle, through a handle of our own; None: nothing yet."""
+    with (
+        PidFd.open(holder.process.pid) as process,
+        process.get(DrmDevice, holder.fd) as theirs,
+        OwnedFd(container_of(theirs, handle)) as container,
+        Syncobj.from_fd(device, container) as syncobj,
+    ):
+        fence = fence_in(syncobj, point)
+        return None if fence is None else stack.enter_context(fence)
 
 
 def says(info: SyncFileInfo, fence: SyncFile) -> bool:

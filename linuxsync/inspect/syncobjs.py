@@ -111,10 +111,10 @@ def imported(device: DrmDevice, process: PidFd, fd: int) -> Iterator[Syncobj | N
         yield syncobj
 
 
-def fence_in(syncobj: Syncobj) -> SyncFile | None:
-    """What it holds now, of a timeline all that it has not forgotten; None if it is empty."""
+def fence_in(syncobj: Syncobj, point: int = 0) -> SyncFile | None:
+    """What it holds now, of a timeline all that it has not forgotten, or what is at a point; None if nothing is."""
     try:
-        return syncobj.export_sync_file()
+        return syncobj.export_sync_file(point)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

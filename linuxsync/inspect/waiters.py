@@ -11,10 +11,12 @@ import errno
 import platform
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..syncobj import TIMELINE_WAIT, WAIT
 from .processes import GONE, Process, Scan
 
 __all__ = ["Waiter", "waiters"]
@@ -27,6 +29,9 @@ CALLS = {
 }.get(platform.machine(), {})
 MOST = 4096  # descriptors of one call that are looked at
 POLLFD = struct.Struct("=ihh")
+# How struct drm_syncobj_wait and drm_syncobj_timeline_wait begin: where the arrays are, the time limit, their length.
+WAIT_BEGINS = struct.Struct("=QqI")
+TIMELINE_WAIT_BEGINS = struct.Struct("=QQqI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Waiter:
         comm: the thread's name, whatever bytes (os.fsdecode).
         call: the system call: poll, ppoll, select, pselect6, epoll_wait, epoll_pwait, epoll_pwait2 or ioctl.
         fds: the descriptors that it waits for: of an ioctl the one that it was issued on.
+        syncobjs: the DRM syncobjs that an ioctl on that descriptor waits for: (handle, point) each, 0 for a binary one.
     """
 
     process: Process
@@ -46,6 +52,7 @@ class Waiter:
     comm: str
     call: str
     fds: tuple[int, ...]
+    syncobjs: tuple[tuple[int, int], ...] = ()
 
 
 def waiters(scan: Scan, processes: Iterable[Process] | None = None) -> list[Waiter]:
@@ -83,11 +90,13 @@ def look_at(process: Process, folder: Path) -> Waiter | None:
         arguments = [int(word, 16) for word in words[1:7]]
         comm = (folder / "comm").read_bytes().removesuffix(b"\n").decode("utf-8", "surrogateescape")
         fds = descriptors_of(call, arguments, folder)
-    except OSError as error:
-        if error.errno in GONE | {errno.EIO, errno.EFAULT}:  # the memory that a call was given need not be there
+        syncobjs = syncobjs_of(arguments, folder) if call == "ioctl" else ()
+    except (OSError, struct.error) as error:
+        # The memory that a call was given need not be there, or not all of it.
+        if not isinstance(error, OSError) or error.errno in GONE | {errno.EIO, errno.EFAULT}:
             return None
         raise
-    return Waiter(process, int(folder.name), comm, call, fds)
+    return Waiter(process, int(folder.name), comm, call, fds, syncobjs)
 
 
 def descriptors_of(call: str, arguments: list[int], folder: Path) -> tuple[int, ...]:
@@ -98,13 +107,37 @@ def descriptors_of(call: str, arguments: list[int], folder: Path) -> tuple[int, 
     if call.startswith("epoll"):
         text = (folder / "fdinfo" / str(first & 0x7FFFFFFF)).read_text()
         return tuple(int(number) for number in re.findall(r"^tfd:\s*(\d+)", text, re.MULTILINE))
+    with memory_of(folder) as read:
+        return polled(read, first, second) if "poll" in call else selected(read, first, arguments[1:4])
+
+
+@contextmanager
+def memory_of(folder: Path) -> Iterator[Callable[[int, int], bytes]]:
+    """What reads some of a thread's memory: from an address on, so many bytes."""
     with (folder / "mem").open("rb", buffering=0) as memory:
 
         def read(address: int, size: int) -> bytes:
             memory.seek(address)
             return memory.read(size)
 
-        return polled(read, first, second) if "poll" in call else selected(read, first, arguments[1:4])
+        yield read
+
+
+def syncobjs_of(arguments: list[int], folder: Path) -> tuple[tuple[int, int], ...]:
+    """What DRM_IOCTL_SYNCOBJ_WAIT or TIMELINE_WAIT waits for; nothing with any other request."""
+    request, address = arguments[1] & 0xFFFF, arguments[2]
+    if request not in (WAIT, TIMELINE_WAIT):
+        return ()
+    with memory_of(folder) as read:
+        if request == WAIT:
+            handles_at, _, count = WAIT_BEGINS.unpack(read(address, WAIT_BEGINS.size))
+            points_at = 0
+        else:
+            handles_at, points_at, _, count = TIMELINE_WAIT_BEGINS.unpack(read(address, TIMELINE_WAIT_BEGINS.size))
+        count = min(count, MOST)
+        handles = struct.unpack(f"={count}I", read(handles_at, 4 * count)) if count else ()
+        points = struct.unpack(f"={count}Q", read(points_at, 8 * count)) if count and points_at else (0,) * count
+        return tuple(zip(handles, points, strict=True))
 
 
 def polled(read: Callable[[int, int], bytes], address: int, count: int) -> tuple[int, ...]:

@@ -14,13 +14,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from buffer_words import PAGE
 from kernel_words import refused
 from look_words import NOBODY, as_nobody, linuxsync, process, scene
 
-from linuxsync import Access, OwnedFd, SyncFile, Syncobj, Timeline, VgemDevice, merge
+from linuxsync import Access, DrmDevice, OwnedFd, SyncFile, Syncobj, Timeline, VgemDevice, merge
 from linuxsync.fencedev import Fill
 from linuxsync.inspect import deadlocks, scan, stuck_fences, waiters
+from linuxsync.syncobj import container_of
 
 AFTER = ("--after", "0.2")
 KEPT = []
@@ -313,6 +315,63 @@ def test_a_syncobj(gpu, timeline, fence):
         assert [holder["fd"] for holder in row["holders"]] == [exported.fileno()]
         timeline.inc()
         assert linuxsync("stuck", *AFTER).status == 0
+
+
+@pytest.mark.parametrize("point", [0, 7])
+def test_a_syncobj_that_is_but_a_handle(gpu, point, timeline, fence):
+    """What Vulkan's waits are: an ioctl on the device, of which the handles are in the memory of the thread."""
+    with Syncobj.create(gpu) as syncobj:
+        syncobj.import_sync_file(fence, point)
+        fd, handle = gpu.fileno(), syncobj.handle
+        with process("game", lambda: 0, (fd,), lambda: wait_for(fd, handle, point)) as (game, _):
+            asleep(game, ("ioctl",))
+            said = linuxsync("stuck", *AFTER, "--json")
+            lines = linuxsync("stuck", *AFTER, "--pid", str(game)).out.splitlines()
+            handles = syncobj_handles(gpu)
+        (row,) = (row for row in said.json["stuck"] if row["kind"] == "drm")
+        name = f"syncobj {handle}" + (f" point {point}" if point else "")
+        assert row["name"] == name
+        assert row["owed"] == [{"driver": "sw_sync", "timeline": timeline.name}]
+        assert [who["fd"] for who in row["by"][0]["owners"]] == [timeline.fileno()]
+        assert row["waiters"] == [waiting(game, "game", fd, call="ioctl")]
+        assert {who["pid"] for who in row["holders"]} == {os.getpid(), game}
+        assert f"└── in ioctl for {name}, active for" in lines[-2]
+        assert handles == [handle]
+        timeline.inc()
+        assert linuxsync("stuck", *AFTER).status == 0
+
+
+def test_a_point_that_nobody_submits(gpu):
+    """A wait for it goes on until somebody does."""
+    with Syncobj.create(gpu) as syncobj:
+        fd, handle = gpu.fileno(), syncobj.handle
+        with process("game", lambda: 0, (fd,), lambda: wait_for(fd, handle, 9)) as (game, _):
+            asleep(game, ("ioctl",))
+            (row,) = linuxsync("stuck", *AFTER, "--json").json["stuck"]
+            assert (row["kind"], row["name"], row["owed"]) == ("drm", f"syncobj {handle} point 9", [])
+            assert row["for"] >= 0.2e9
+            shown = linuxsync("stuck", *AFTER).out
+            assert re.search(rf"^drm +syncobj {handle} point 9 +\S+ m?s +not submitted +- ", shown, re.MULTILINE)
+            assert shown.splitlines()[-1] == "    └── which nobody has submitted"
+            syncobj.signal(9)
+            assert linuxsync("stuck", *AFTER).status == 0
+
+
+def wait_for(fd, handle, point):
+    """Wait in the kernel for a syncobj of the parent's, on the open file that we share."""
+    KEPT.append(Syncobj(DrmDevice(fd), handle))  # for good: to close it would take the handle from the parent
+    KEPT[-1].wait(point=point or None, wait_for_submit=True)
+    signal.pause()
+
+
+def syncobj_handles(device):
+    """Those that an open file has, of the first few numbers."""
+    found = []
+    for handle in range(1, 20):
+        with suppress(OSError):
+            os.close(container_of(device, handle))
+            found.append(handle)
+    return found
 
 
 def test_nothing_is_changed_and_nothing_kept(timeline, fence):
