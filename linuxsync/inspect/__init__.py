@@ -8,9 +8,11 @@ from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, by_p
 from .deadlocks import Deadlock, Step, deadlocks
 from .doctor import Finding, State, examine
 from .fences import HeldSyncFile, open_files, sync_files
+from .leaks import FEWEST, Growth, Sample, growth, moments, sample
 from .owed import Owed, named_timelines, owed_by
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
+from .stacks import Frame, Origin, Stacks, record_stacks
 from .stuck import StuckFence, polled, stuck_fences
 from .syncobjs import HeldSyncobj, syncobj_files
 from .tally import Sort, tally
@@ -18,22 +20,28 @@ from .timelines import HeldTimeline, fence_timelines
 from .waiters import Waiter, waiters
 
 __all__ = [
+    "FEWEST",
     "BufferFence",
     "BufferHolder",
     "Deadlock",
     "Descriptor",
     "Finding",
+    "Frame",
+    "Growth",
     "HeldBuffer",
     "HeldSyncFile",
     "HeldSyncobj",
     "HeldTimeline",
     "Kind",
+    "Origin",
     "Owed",
     "PidFd",
     "Process",
     "ProcessBuffers",
+    "Sample",
     "Scan",
     "Sort",
+    "Stacks",
     "State",
     "Step",
     "StuckFence",
@@ -44,11 +52,15 @@ __all__ = [
     "dma_bufs",
     "examine",
     "fence_timelines",
+    "growth",
+    "moments",
     "named_timelines",
     "open_files",
     "owed_by",
     "polled",
+    "record_stacks",
     "same_file",
+    "sample",
     "scan",
     "stuck_fences",
     "sync_files",

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # A module may import from its own rank or below; of the objects only those listed, which stand on one another.
-RANKS = {"errors": 0, "_native": 1, "_fd": 2, "_wait": 3, "_uapi": 2, "_mounts": 2}
+RANKS = {"errors": 0, "_native": 1, "_fd": 2, "_wait": 3, "_uapi": 2, "_mounts": 2, "_proc": 2, "_tracefs": 3}
 OBJECTS = {
     "sync_file": set(),
     "sw_sync": {"sync_file"},

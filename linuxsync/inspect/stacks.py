@@ -1,0 +1,300 @@
+"""stacks: where processes make sync_files and dma-bufs, by the kernel's and their own stack at that moment.
+
+Probes are put on the functions of the kernel that make them, in a trace instance of our own. The kernel follows a
+program's frame pointers; of one that has none, and that is most libraries, it knows the innermost frame only. For the
+same reason the caller of a function without one is missing, and of ioctl(2) in a C library that is who called it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from .._proc import start_time
+from .._tracefs import Instance, private_instance
+from .elf import Symbols
+from .processes import GONE, Kind
+
+__all__ = ["Frame", "Origin", "Stacks", "record_stacks"]
+
+# What returns when one was made: its kind, and which return value says that it was. Not every way to a descriptor of a
+# dma-buf goes through dma_buf_fd (PRIME since 6.10, heaps since 6.12 do not), so the making of the buffer is seen too.
+PROBES = {
+    "sync_file_create": (Kind.SYNC_FILE, "ret=$retval:u64", "ret != 0"),
+    "dma_buf_export": (Kind.DMA_BUF, "ret=$retval:s64", "ret < -4095"),  # a pointer, but none of ERR_PTR
+    "dma_buf_fd": (Kind.DMA_BUF, "ret=$retval:s32", "ret >= 0"),
+    "drm_gem_prime_handle_to_fd": (Kind.DMA_BUF, "ret=$retval:s32", "ret >= 0"),
+}
+MOST_FRAMES = 64
+MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) \S+ \d+ +(/.*)$", re.MULTILINE)
+KERNEL_SYMBOL = re.compile(r"^([0-9a-f]+) [tTwW] (\S+)(?:\t(\[\S+\]))?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A place in a program.
+
+    Attributes:
+        address: in the process's memory: where the call returns to, of the innermost frame where it is.
+        binary: the file that is mapped there, whatever bytes (os.fsdecode); None if none is, or the process was gone.
+        offset: in that file, as addr2line(1) and objdump(1) want it; None likewise.
+        function: which, by the file's symbol tables; None if they don't tell. C++ names are as the linker has them.
+    """
+
+    address: int
+    binary: str | None
+    offset: int | None
+    function: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A way on which a process has made sync_files or dma-bufs.
+
+    Attributes:
+        pid: the process.
+        start: when it was started, in clock ticks since boot; 0 if it was gone before that could be read.
+        kind: what it made.
+        made_by: the kernel's function that returned it. A buffer can be seen twice: when dma_buf_export has made it,
+            and when dma_buf_fd or drm_gem_prime_handle_to_fd has made a descriptor of it.
+        count: how often.
+        kernel: the functions that called that one, innermost first; addresses where /proc/kallsyms has none to tell.
+        user: likewise in the process. One frame means that there are no frame pointers to follow.
+    """
+
+    pid: int
+    start: int
+    kind: Kind
+    made_by: str
+    count: int
+    kernel: tuple[str, ...]
+    user: tuple[Frame, ...]
+
+
+class Stack(NamedTuple):
+    """One making of something, in addresses."""
+
+    pid: int
+    made_by: str
+    kernel: tuple[int, ...]
+    user: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Begun:
+    """A stack of which not all records have been read yet."""
+
+    tid: int
+    made_by: str
+    kernel: tuple[int, ...] = ()
+
+
+@contextmanager
+def record_stacks(pids: Collection[int] | None = None) -> Iterator[Stacks]:
+    """Record stacks until the block ends; then the probes are removed.
+
+    Args:
+        pids: of these processes, and their threads to come; None for all.
+    Raises:
+        PermissionError: it takes root.
+        FileNotFoundError: tracefs is not mounted, or the kernel has no kprobe events.
+        OSError: EINVAL, none of the functions can be probed; at the end EBUSY, somebody else uses our probes.
+
+    Numbers of processes are those of the initial pid namespace, of which the kernel's trace tells.
+    """
+    with private_instance() as instance:
+        yield Stacks(instance, pids)
+
+
+class Stacks:
+    """Stacks that are being recorded. Made by ``record_stacks()``.
+
+    Threads: of one only.
+    """
+
+    def __init__(self, instance: Instance, pids: Collection[int] | None) -> None:
+        self._instance = instance
+        self._pids = pids
+        self._found: Counter[tuple[int, int, str, tuple[int, ...], tuple[Frame, ...]]] = Counter()
+        self._symbols: dict[tuple[int, int], Symbols] = {}
+        self._kernel_stack = instance.format("ftrace/kernel_stack")
+        self._user_stack = instance.format("ftrace/user_stack")
+        self._probes: dict[int, str] = {}
+        self._begun: dict[int, Begun] = {}
+        instance.set("options/stacktrace", "1")
+        instance.set("options/userstacktrace", "1")
+        if pids is not None:
+            instance.set("options/event-fork", "1")
+            instance.set("set_event_pid", " ".join(str(tid) for pid in pids for tid in threads(pid)))
+        self._add_probes()
+
+    def _add_probes(self) -> None:
+        for function, (_, arguments, condition) in PROBES.items():
+            try:
+                made = self._instance.add_kretprobe(function, arguments)
+            except FileNotFoundError:
+                if not (self._instance.path.parents[1] / "kprobe_events").exists():
+                    raise FileNotFoundError(
+                        errno.ENOENT, "this kernel has no kprobe events: it takes one with CONFIG_KPROBE_EVENTS=y"
+                    ) from None
+                continue  # no such function in this kernel
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                continue
+            self._probes[made.number] = function
+            event = f"events/{self._instance.name}/{function}"
+            self._instance.set(f"{event}/filter", condition)
+            self._instance.set(f"{event}/enable", "1")
+        if not self._probes:
+            raise OSError(errno.EINVAL, f"this kernel lets none of {', '.join(PROBES)} be probed: see /proc/kallsyms")
+
+    @property
+    def lost(self) -> int:
+        """How many stacks, at least, came faster than they were collected."""
+        return self._instance.lost
+
+    def collect(self) -> None:
+        """Take in what was recorded since the last time; of a process that has ended only addresses are known."""
+        self._add(self._stacks())
+
+    def _add(self, stacks: Iterable[Stack]) -> None:
+        wanted = Counter(stack for stack in stacks if self._pids is None or stack.pid in self._pids)
+        places = {pid: Places(pid, self._symbols) for pid in {stack.pid for stack in wanted}}
+        for (pid, made_by, kernel, user), count in wanted.items():
+            frames = tuple(places[pid].frame(address) for address in user)
+            self._found[pid, places[pid].start, made_by, kernel, frames] += count
+
+    def _stacks(self) -> Iterator[Stack]:
+        """What the records mean: three of one CPU, one after the other, are the event and its two stacks."""
+        for cpu, _, data in self._instance.read():
+            number, tid = (self._kernel_stack.get(data, name) for name in ("common_type", "common_pid"))
+            begun = self._begun.get(cpu)
+            if number in self._probes:
+                if begun:  # a kernel thread's, or this machine's kernel can't tell
+                    yield Stack(process_of(begun.tid), begun.made_by, begun.kernel, ())
+                self._begun[cpu] = Begun(tid, self._probes[number])
+            elif begun and begun.tid == tid and number == self._kernel_stack.number:
+                size = self._kernel_stack.get(data, "size")
+                begun.kernel = self._kernel_stack.addresses(data, "caller", size)
+            elif begun and begun.tid == tid and number == self._user_stack.number:
+                del self._begun[cpu]
+                frames = self._user_stack.addresses(data, "caller", MOST_FRAMES)
+                user = tuple(address for address in frames if address)
+                yield Stack(self._user_stack.get(data, "tgid"), begun.made_by, begun.kernel, user)
+
+    def origins(self) -> list[Origin]:
+        """Return what was collected so far, by process, the most frequent first."""
+        left = [Stack(process_of(one.tid), one.made_by, one.kernel, ()) for one in self._begun.values()]
+        self._begun.clear()
+        self._add(left)
+        symbols = KernelSymbols()
+        merged: Counter[tuple[int, int, str, tuple[str, ...], tuple[Frame, ...]]] = Counter()
+        for (process, start, made_by, kernel, user), count in self._found.items():
+            merged[process, start, made_by, tuple(symbols.name(address) for address in kernel), user] += count
+        found = [
+            Origin(process, start, PROBES[made_by][0], made_by, count, kernel, user)
+            for (process, start, made_by, kernel, user), count in merged.items()
+        ]
+        return sorted(found, key=lambda origin: (origin.pid, origin.start, -origin.count))
+
+
+class Places:
+    """The files that a process has mapped to run."""
+
+    def __init__(self, pid: int, symbols: dict[tuple[int, int], Symbols]) -> None:
+        self.start = 0
+        self._pid = pid
+        self._symbols = symbols
+        self._frames: dict[int, Frame] = {}
+        self._mappings: list[tuple[int, int, int, str]] = []
+        try:
+            self.start = start_time(pid)
+            text = os.fsdecode(Path("/proc", str(pid), "maps").read_bytes())
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return
+        for start, end, offset, path in MAPPING.findall(text):
+            # A line break in a path is written as \012, so that a line stays one.
+            self._mappings.append((int(start, 16), int(end, 16), int(offset, 16), path.replace("\\012", "\n")))
+
+    def frame(self, address: int) -> Frame:
+        """What is at an address."""
+        if address not in self._frames:
+            self._frames[address] = self._look_up(address)
+        return self._frames[address]
+
+    def _look_up(self, address: int) -> Frame:
+        for start, end, offset, path in self._mappings:
+            if start <= address < end:
+                symbols = self._symbols_of(start, end)
+                place = None if symbols is None else symbols.address(address - start + offset)
+                if symbols is None or place is None:
+                    return Frame(address, path, address - start + offset, None)
+                # Where a call returns to may be the next function's first byte, the call itself is before it.
+                return Frame(address, path, place, symbols.function(place - 1))
+        return Frame(address, None, None, None)
+
+    def _symbols_of(self, start: int, end: int) -> Symbols | None:
+        # By the mapping, not by its path, which in another mount namespace is another file, and after an upgrade none.
+        try:
+            with Path(f"/proc/{self._pid}/map_files/{start:x}-{end:x}").open("rb") as file:
+                status = Path(f"/proc/self/fd/{file.fileno()}").stat()
+                key = (status.st_dev, status.st_ino)
+                if key not in self._symbols:
+                    self._symbols[key] = Symbols(file)
+                return self._symbols[key]
+        except OSError as error:
+            if error.errno not in GONE | {errno.EPERM, errno.EACCES, errno.EIO}:
+                raise
+            return None
+
+
+class KernelSymbols:
+    """Names of the kernel's functions, as it prints them in a stack: ``sw_sync_ioctl``, ``drm_ioctl [drm]``."""
+
+    def __init__(self) -> None:
+        text = Path("/proc/kallsyms").read_text()
+        # All addresses are 0 where kernel.kptr_restrict hides them.
+        found = sorted(
+            (int(address, 16), f"{name} {module}" if module else name)
+            for address, name, module in KERNEL_SYMBOL.findall(text)
+            if address.strip("0")
+        )
+        self._starts = [address for address, _ in found]
+        self._names = [name for _, name in found]
+
+    def name(self, address: int) -> str:
+        """The function at an address, by the symbol before it."""
+        at = bisect_right(self._starts, address) - 1
+        return self._names[at] if at >= 0 else f"{address:#x}"
+
+
+def threads(pid: int) -> list[int]:
+    """The threads of a process; none if it is gone."""
+    try:
+        return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return []
+
+
+def process_of(tid: int) -> int:
+    """The process that a thread belongs to; its own number if it is gone."""
+    try:
+        found = re.search(r"^Tgid:\t(\d+)$", Path(f"/proc/{tid}/status").read_text(errors="replace"), re.MULTILINE)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return tid
+    return int(found[1]) if found else tid
