@@ -104,18 +104,19 @@ class Instance:
         """
         write(self.path / file, text)
 
-    def add_kretprobe(self, function: str, arguments: str = "") -> Format:
-        """Make an event of each return from a kernel function, not enabled yet: ``events/NAME/FUNCTION/enable``.
+    def add_kretprobe(self, event: str, function: str, arguments: str = "") -> Format:
+        """Make an event of each return from a kernel function, not enabled yet: ``events/NAME/EVENT/enable``.
 
         Args:
-            function: a function's name in the kernel, not inlined.
+            event: how to call it (``[A-Za-z_][A-Za-z0-9_]*``).
+            function: a function's name in /proc/kallsyms.
             arguments: what else to record, in the words of Documentation/trace/kprobetrace.rst.
         Raises:
             OSError: ENOENT, this kernel has no kprobe events; EINVAL or ENOENT, it has no such function, or it must not
                 be probed; EPERM, EACCES.
         """
-        write(self._root / "kprobe_events", f"r:{self.name}/{function} {function} {arguments}\n")
-        return self.format(f"{self.name}/{function}")
+        write(self._root / "kprobe_events", f"r:{self.name}/{event} {function} {arguments}\n")
+        return self.format(f"{self.name}/{event}")
 
     def format(self, event: str) -> Format:
         """Return where an event's fields are.

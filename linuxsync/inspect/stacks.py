@@ -26,13 +26,17 @@ from .processes import GONE, Kind
 __all__ = ["Frame", "Origin", "Stacks", "record_stacks"]
 
 # What returns when one was made: its kind, and which return value says that it was. Not every way to a descriptor of a
-# dma-buf goes through dma_buf_fd (PRIME since 6.10, heaps since 6.12 do not), so the making of the buffer is seen too.
+# dma-buf goes through dma_buf_fd (PRIME since 6.10 and some heaps do not), so the making of the buffer is seen too.
+# Returns and not entries: there the kernel's stack is whole also where a probe is a breakpoint, for want of ftrace.
 PROBES = {
     "sync_file_create": (Kind.SYNC_FILE, "ret=$retval:u64", "ret != 0"),
+    "sync_file_merge": (Kind.SYNC_FILE, "ret=$retval:u64", "ret != 0"),
     "dma_buf_export": (Kind.DMA_BUF, "ret=$retval:s64", "ret < -4095"),  # a pointer, but none of ERR_PTR
     "dma_buf_fd": (Kind.DMA_BUF, "ret=$retval:s32", "ret >= 0"),
     "drm_gem_prime_handle_to_fd": (Kind.DMA_BUF, "ret=$retval:s32", "ret >= 0"),
 }
+# As the compiler may have left it: sync_file_merge.constprop.0.
+SYMBOL = r"^\w+ [tT] ({}(?:\.(?:constprop|isra|llvm)\.\d+)*)(?:\t|$)"
 MOST_FRAMES = 64
 MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) \S+ \d+ +(/.*)$", re.MULTILINE)
 KERNEL_SYMBOL = re.compile(r"^([0-9a-f]+) [tTwW] (\S+)(?:\t(\[\S+\]))?$", re.MULTILINE)
@@ -137,17 +141,17 @@ class Stacks:
         self._add_probes()
 
     def _add_probes(self) -> None:
+        if not (self._instance.path.parents[1] / "kprobe_events").exists():
+            raise FileNotFoundError(errno.ENOENT, "this kernel has no kprobe events: it takes CONFIG_KPROBE_EVENTS=y")
+        text = Path("/proc/kallsyms").read_text()
         for function, (_, arguments, condition) in PROBES.items():
+            symbol = re.search(SYMBOL.format(function), text, re.MULTILINE)
+            if symbol is None:
+                continue
             try:
-                made = self._instance.add_kretprobe(function, arguments)
-            except FileNotFoundError:
-                if not (self._instance.path.parents[1] / "kprobe_events").exists():
-                    raise FileNotFoundError(
-                        errno.ENOENT, "this kernel has no kprobe events: it takes one with CONFIG_KPROBE_EVENTS=y"
-                    ) from None
-                continue  # no such function in this kernel
+                made = self._instance.add_kretprobe(function, symbol[1], arguments)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno not in (errno.EINVAL, errno.ENOENT):  # not a place for a probe
                     raise
                 continue
             self._probes[made.number] = function
@@ -155,7 +159,8 @@ class Stacks:
             self._instance.set(f"{event}/filter", condition)
             self._instance.set(f"{event}/enable", "1")
         if not self._probes:
-            raise OSError(errno.EINVAL, f"this kernel lets none of {', '.join(PROBES)} be probed: see /proc/kallsyms")
+            names = ", ".join(PROBES)
+            raise OSError(errno.EINVAL, f"none of {names} can be probed: grep for them in /proc/kallsyms")
 
     @property
     def lost(self) -> int:
