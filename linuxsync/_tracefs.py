@@ -138,7 +138,9 @@ class Instance:
         """
         if not self._pipes:
             for file in sorted(self.path.glob("per_cpu/cpu*/trace_pipe_raw")):
-                self._pipes[int(file.parent.name[3:])] = FileIO(str(file), opener=flagged(os.O_RDONLY | os.O_NONBLOCK))
+                self._pipes[int(file.parent.name[3:])] = open(
+                    file, "rb", buffering=0, opener=flagged(os.O_RDONLY | os.O_NONBLOCK)
+                )
         for cpu, pipe in self._pipes.items():
             for _ in range(MOST_PAGES):
                 page = pipe.read(self._page)
@@ -289,5 +291,5 @@ def flagged(flags: int) -> Callable[[str, int], int]:
 
 def write(file: Path, text: str) -> None:
     """Write to a control file, in one go as these want it."""
-    with FileIO(str(file), "w", opener=flagged(os.O_WRONLY | os.O_APPEND)) as control:
+    with open(file, "wb", buffering=0, opener=flagged(os.O_WRONLY | os.O_APPEND)) as control:
         control.write(text.encode())
