@@ -90,6 +90,7 @@ class Instance:
         self.lost = 0
         self._root = root
         self._pipes: dict[int, FileIO] = {}
+        self._files = ExitStack()
         header = fields(root / "events/header_page")
         self._commit, (self._data, size, _) = header["commit"][:2], header["data"]
         self._page = self._data + size
@@ -136,10 +137,11 @@ class Instance:
 
         Mirrors ``tracing_buffers_read`` (kernel/trace/trace.c).
         """
+        nonblocking = flagged(os.O_RDONLY | os.O_NONBLOCK)
         if not self._pipes:
             for file in sorted(self.path.glob("per_cpu/cpu*/trace_pipe_raw")):
-                self._pipes[int(file.parent.name[3:])] = open(
-                    file, "rb", buffering=0, opener=flagged(os.O_RDONLY | os.O_NONBLOCK)
+                self._pipes[int(file.parent.name[3:])] = self._files.enter_context(
+                    open(file, "rb", buffering=0, opener=nonblocking)  # noqa: SIM115, the stack closes it
                 )
         for cpu, pipe in self._pipes.items():
             for _ in range(MOST_PAGES):
@@ -184,10 +186,8 @@ class Instance:
                 yield Record(cpu, timestamp, page[start:at])
 
     def _close(self) -> None:
-        with ExitStack() as stack:
-            for pipe in self._pipes.values():
-                stack.callback(pipe.close)
-            self._pipes.clear()
+        self._pipes.clear()
+        self._files.close()
 
 
 @contextmanager
