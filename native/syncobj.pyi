@@ -18,6 +18,7 @@ WAIT: int
 TIMELINE_WAIT: int
 
 def container_of(device: DrmDevice, handle: int) -> int: ...
+
 @disjoint_base
 class Syncobj:
     def __init__(self, device: DrmDevice, handle: SupportsIndex) -> None: ...
