@@ -7,6 +7,7 @@ import click
 from .bufs import bufs
 from .doctor import doctor
 from .leaks import leaks
+from .metrics import metrics
 from .ps import ps
 from .show import show
 from .stuck import stuck
@@ -29,6 +30,7 @@ def main() -> None:
 main.add_command(bufs)
 main.add_command(doctor)
 main.add_command(leaks)
+main.add_command(metrics)
 main.add_command(ps)
 main.add_command(show)
 main.add_command(stuck)

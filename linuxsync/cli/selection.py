@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import click
 
-from ..inspect import Process
+from ..inspect import Process, Scan
 
 __all__ = ["Selection", "selecting"]
 
@@ -47,6 +47,23 @@ class Selection:
             and matches(self.drivers, (fence.driver_name for fence in fences))
             and matches(self.timelines, (fence.obj_name for fence in fences))
         )
+
+    def wants_process(self, process: Process) -> bool:
+        """Whether a process is meant."""
+        return (self.pids is None or process.pid in self.pids) and matches(self.comms, [process.comm])
+
+    def of_processes(self, look: Scan) -> Scan:
+        """What a scan found of the processes that are meant; what it or this one could not see is noted in both."""
+        return Scan(
+            {pid: process for pid, process in look.processes.items() if self.wants_process(process)},
+            [descriptor for descriptor in look.descriptors if self.wants_process(descriptor.process)],
+            look.missed,
+        )
+
+    @property
+    def by_fence(self) -> bool:
+        """Whether --driver or --timeline is given: then what has no fence is not meant."""
+        return bool(self.drivers or self.timelines)
 
 
 def matches(patterns: tuple[str, ...], names: Iterable[str]) -> bool:

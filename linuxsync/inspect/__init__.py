@@ -8,6 +8,7 @@ from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, by_p
 from .deadlocks import Deadlock, Step, deadlocks
 from .doctor import Finding, State, examine
 from .fences import HeldSyncFile, open_files, sync_files
+from .gauges import Gauge, gauges
 from .leaks import FEWEST, Growth, Sample, growth, moments, sample
 from .owed import Owed, named_timelines, owed_by
 from .pidfd import PidFd, same_file
@@ -27,6 +28,7 @@ __all__ = [
     "Descriptor",
     "Finding",
     "Frame",
+    "Gauge",
     "Growth",
     "HeldBuffer",
     "HeldSyncFile",
@@ -52,6 +54,7 @@ __all__ = [
     "dma_bufs",
     "examine",
     "fence_timelines",
+    "gauges",
     "growth",
     "moments",
     "named_timelines",
