@@ -13,6 +13,7 @@ from .show import show
 from .stuck import stuck
 from .syncobjs import syncobjs
 from .timelines import timelines
+from .top import top
 
 __all__ = ["main"]
 
@@ -36,3 +37,4 @@ main.add_command(show)
 main.add_command(stuck)
 main.add_command(syncobjs)
 main.add_command(timelines)
+main.add_command(top)

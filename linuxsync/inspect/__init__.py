@@ -19,9 +19,11 @@ from .syncobjs import HeldSyncobj, syncobj_files
 from .tally import Sort, tally
 from .timelines import HeldTimeline, fence_timelines
 from .waiters import Waiter, waiters
+from .watch import Activity, Watch
 
 __all__ = [
     "FEWEST",
+    "Activity",
     "BufferFence",
     "BufferHolder",
     "Deadlock",
@@ -49,6 +51,7 @@ __all__ = [
     "StuckFence",
     "Unseen",
     "Waiter",
+    "Watch",
     "by_process",
     "deadlocks",
     "dma_bufs",

@@ -191,8 +191,8 @@ def by_process(held: Iterable[HeldBuffer]) -> list[ProcessBuffers]:
     ]
 
 
-def held_by(look: Scan) -> dict[int, Found]:
-    """The buffers that processes of a scan hold, by inode number."""
+def held_by(look: Scan, mappings: bool = True) -> dict[int, Found]:
+    """The buffers that processes of a scan hold, by inode number; those that they have but mapped too, if asked for."""
     found: dict[int, Found] = {}
     devices: set[bytes] = set()
     for descriptor in look.of(Kind.DMA_BUF):
@@ -214,7 +214,7 @@ def held_by(look: Scan) -> dict[int, Found]:
         one.size, one.exporter = int(known[2]), os.fsdecode(known[3])
         one.name = None if known[4] is None else os.fsdecode(known[4])
         one.descriptors.append(descriptor)
-    for process in look.processes.values():
+    for process in look.processes.values() if mappings else ():
         for device, ino in mappings_of(process.pid):
             # The same link can be had with a file of one's own, but not on that file system.
             if device in devices or not devices:
