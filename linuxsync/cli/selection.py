@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Selection:
 
     def of_processes(self, look: Scan) -> Scan:
         """What a scan found of the processes that are meant; what it or this one could not see is noted in both."""
+        if self.pids is None and not self.comms:
+            return replace(look)
         return Scan(
             {pid: process for pid, process in look.processes.items() if self.wants_process(process)},
             [descriptor for descriptor in look.descriptors if self.wants_process(descriptor.process)],

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.cells import cell_len, set_cell_size
 
-from ..inspect import Activity, Unseen, Watch, scan, sync_files
+from ..inspect import Activity, HeldSyncFile, Unseen, Watch, names_by_process, scan, sync_files
 from .bufs import size
 from .selection import Selection, selecting
 from .table import Column, Output, Table
@@ -96,6 +96,7 @@ class Look:
 
     Attributes:
         rows: the processes.
+        fences: what they hold.
         unseen: what could not be looked at.
         began: when, by time.monotonic().
         took: seconds that it took to ask for all this.
@@ -103,6 +104,7 @@ class Look:
     """
 
     rows: list[Activity]
+    fences: list[HeldSyncFile]
     unseen: list[Unseen]
     began: float
     took: float
@@ -129,12 +131,13 @@ class Looker:
         self.last = began, used
         whole = scan()  # of all processes, also with --pid: the share depends on the others
         part = self.selection.of_processes(whole)
-        fences = [held for held in sync_files(part) if self.selection.wants(held.info.fences, held.holders)]
+        fences = sync_files(part)
         if self.selection.by_fence:
+            fences = [held for held in fences if self.selection.wants(held.info.fences, held.holders)]
             meant = {(one.process.pid, one.fd) for held in fences for one in held.holders}
             part.descriptors = [one for one in part.descriptors if (one.process.pid, one.fd) in meant]
         rows = self.watch.update(part, fences, time.monotonic_ns(), whole)
-        return Look(rows, whole.unseen, began, time.monotonic() - began, cpu)
+        return Look(rows, fences, whole.unseen, began, time.monotonic() - began, cpu)
 
 
 @dataclass
@@ -174,10 +177,17 @@ class View:
         elif key.isprintable():
             self.filter += key
 
-    def chosen(self, rows: Iterable[Activity]) -> list[Activity]:
+    def chosen(self, look: Look) -> list[Activity]:
         """Those that the filter lets through, first what the order puts first."""
-        found = [row for row in rows if any(self.filter in name for name in (row.process.comm, *row.names))]
+        found = look.rows
+        if self.filter:
+            names = names_by_process(look.fences)
+            found = [row for row in found if self.lets(row.process.comm, *names.get(row.process.pid, ()))]
         return sorted(found, key=lambda row: (*(-value for value in ORDERS[self.order](row)), row.process.pid))
+
+    def lets(self, *names: str) -> bool:
+        """Whether the filter is in one of these names."""
+        return any(self.filter in name for name in names)
 
 
 @click.command(epilog=f"\b\nKeys:\n  {KEYS}\n\n{TABLE.help}")
@@ -224,7 +234,7 @@ def paced(looker: Looker, view: View, count: int | None) -> Iterator[Look]:
 def listed(looker: Looker, view: View, count: int | None, as_json: bool) -> None:
     """Each look as a table, or as a line of JSON."""
     for look in paced(looker, view, count):
-        rows = view.chosen(look.rows)
+        rows = view.chosen(look)
         if as_json:
             print(json.dumps(as_object(look, rows)), flush=True)
             continue
@@ -263,7 +273,7 @@ def live(looker: Looker, view: View, count: int | None) -> None:
 
 def screen(look: Look, view: View, width: int, height: int) -> list[str]:
     """The lines of a screen, each of at most so many cells."""
-    rows = view.chosen(look.rows)
+    rows = view.chosen(look)
     fixed = sum(WIDTHS.values()) + len(WIDTHS)
     widths = WIDTHS | ({"FOR": width - fixed} if width - fixed >= 8 else {})
     columns = [TABLE.columns[name] for name in widths]

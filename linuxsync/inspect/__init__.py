@@ -19,7 +19,7 @@ from .syncobjs import HeldSyncobj, syncobj_files
 from .tally import Sort, tally
 from .timelines import HeldTimeline, fence_timelines
 from .waiters import Waiter, waiters
-from .watch import Activity, Watch
+from .watch import Activity, Watch, names_by_process
 
 __all__ = [
     "FEWEST",
@@ -61,6 +61,7 @@ __all__ = [
     "growth",
     "moments",
     "named_timelines",
+    "names_by_process",
     "open_files",
     "owed_by",
     "polled",

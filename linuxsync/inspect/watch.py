@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 from .buffers import held_by
 from .fences import HeldSyncFile
 from .processes import Kind, Process, Scan
 
-__all__ = ["Activity", "Watch"]
+__all__ = ["Activity", "Watch", "names_by_process"]
+
+FAR = 2**63  # nanoseconds: after any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,6 @@ class Activity:
         sure: whether that was one sync_file all the time. One that was given a name at merge is taken to be the one
             that had this name and descriptor at the last look.
         waits_for: driver and timeline of the first of its fences that has not signaled; None if none is active.
-        names: drivers and timelines of all its fences.
     """
 
     process: Process
@@ -46,7 +49,6 @@ class Activity:
     waiting_ns: int | None
     sure: bool
     waits_for: tuple[str, str] | None
-    names: frozenset[str]
 
 
 class Watch:
@@ -54,7 +56,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._looked_ns: int | None = None
-        self._descriptors: Counter[int] = Counter()  # by pid, at the last look
+        self._descriptors: dict[int, int] = {}  # by pid, at the last look
         # When what is active now was first seen so. What the kernel named is known by that name, which has its context
         # and seqno; anything else by its name and where it is.
         self._since: dict[str | tuple[int, int, str], int] = {}
@@ -72,66 +74,77 @@ class Watch:
         Raises:
             OSError: EMFILE, ENOMEM: of our own.
         """
-        held = list(fences)
-        total = Counter([one.process.pid for one in look.descriptors])
-        kinds = Counter([(one.process.pid, one.kind) for one in look.descriptors])
-        active, oldest = self._active(held, now_ns)
+        active, since, oldest = self._active(fences, now_ns)
         bufs, shares = buffers_of(whole or look)
-        names: dict[int, set[str]] = {}
-        for pid, driver, timeline in {
-            (holder.process.pid, fence.driver_name, fence.obj_name)
-            for one in held
-            for fence in one.info.fences
-            for holder in one.holders
-        }:
-            names.setdefault(pid, set()).update((driver, timeline))
+        passed_ns = None if self._looked_ns is None else now_ns - self._looked_ns
+        total: dict[int, int] = {}
         found = []
-        for pid, count in total.items():
-            since_ns, sure, longest = oldest.get(pid, (None, True, None))
-            growth = None
-            if self._looked_ns is not None:
-                growth = (count - self._descriptors[pid]) * 1e9 / (now_ns - self._looked_ns)
+        for process, its in groupby(look.descriptors, attrgetter("process")):
+            pid = process.pid
+            kinds = [one.kind for one in its]
+            count = total[pid] = len(kinds)
+            growth = None if passed_ns is None else (count - self._descriptors.get(pid, 0)) * 1e9 / passed_ns
+            longest = oldest.get(pid)
             found.append(
                 Activity(
-                    look.processes[pid],
+                    process,
                     count,
-                    kinds[pid, Kind.SYNC_FILE],
-                    active[pid],
-                    kinds[pid, Kind.SYNCOBJ_FILE],
+                    kinds.count(Kind.SYNC_FILE),
+                    active.get(pid, 0),
+                    kinds.count(Kind.SYNCOBJ_FILE),
                     bufs[pid],
                     shares[pid],
                     growth,
-                    None if since_ns is None else now_ns - since_ns,
-                    sure,
+                    now_ns - since[pid] if longest else None,
+                    longest is None or longest.info.name in self._since,
                     owed(longest) if longest else None,
-                    frozenset(names.get(pid, ())),
                 )
             )
         self._looked_ns, self._descriptors = now_ns, total
         return found
 
     def _active(
-        self, held: Iterable[HeldSyncFile], now_ns: int
-    ) -> tuple[Counter[int], dict[int, tuple[int, bool, HeldSyncFile]]]:
-        """By pid: descriptors of active sync_files; and since when the oldest is, whether that is sure, and which."""
-        active: Counter[int] = Counter()
-        oldest: dict[int, tuple[int, bool, HeldSyncFile]] = {}
-        since: dict[str | tuple[int, int, str], int] = {}
-        for one in held:
-            if one.info.status != 0:
+        self, fences: Iterable[HeldSyncFile], now_ns: int
+    ) -> tuple[dict[int, int], dict[int, int], dict[int, HeldSyncFile]]:
+        """By pid: how many descriptors are of active sync_files, since when the oldest of these is, and which that is.
+
+        The one loop over all fences: what it does for each is most of what watching adds to looking.
+        """
+        active: dict[int, int] = {}
+        since: dict[int, int] = {}
+        oldest: dict[int, HeldSyncFile] = {}
+        before = self._since
+        now: dict[str | tuple[int, int, str], int] = {}
+        for one in fences:
+            info = one.info
+            if info.status != 0:
                 continue
-            key: str | tuple[int, int, str] = one.info.name
-            if key not in self._since and one.seqno is None:
+            name = info.name
+            began = before.get(name)
+            if began is not None or one.seqno is not None:
+                now[name] = began = now_ns if began is None else began
+            else:
                 first = one.holders[0]
-                key = first.process.pid, first.fd, one.info.name
-            began = since[key] = self._since.get(key, now_ns)
+                key = first.process.pid, first.fd, name
+                now[key] = began = before.get(key, now_ns)
             for holder in one.holders:
                 pid = holder.process.pid
-                active[pid] += 1
-                if pid not in oldest or began < oldest[pid][0]:
-                    oldest[pid] = began, key is one.info.name, one
-        self._since = since
-        return active, oldest
+                active[pid] = active.get(pid, 0) + 1
+                if began < since.get(pid, FAR):
+                    since[pid], oldest[pid] = began, one
+        self._since = now
+        return active, since, oldest
+
+
+def names_by_process(fences: Iterable[HeldSyncFile]) -> dict[int, set[str]]:
+    """Return drivers and timelines of all fences in sync_files, by the pids of those who hold them."""
+    found: dict[int, set[str]] = {}
+    for held in fences:
+        for holder in held.holders:
+            its = found.setdefault(holder.process.pid, set())
+            for fence in held.info.fences:
+                its.update((fence.driver_name, fence.obj_name))
+    return found
 
 
 def owed(held: HeldSyncFile) -> tuple[str, str] | None:
