@@ -110,7 +110,7 @@ def stuck_fences(
             if one.kind is Kind.DMA_BUF and one.ino is not None:
                 holders = tuple(buffers[one.ino].descriptors) if one.ino in buffers else ()
             elif one.kind is Kind.SYNC_FILE:
-                holders = holders_of(one, held)
+                holders = () if one.fence is None else holders_of(one.fence, one, held)
             else:
                 holders = tuple(holder for holder in one.holders if holder in look.descriptors)
             waiting = tuple(waiter for waiter in asleep if waits(waiter, one, holders))
@@ -251,9 +251,9 @@ def exported(device: DrmDevice, process: PidFd, fd: int, stack: ExitStack) -> Sy
         return None if fence is None else stack.enter_context(fence)
 
 
-def holders_of(one: Watched, held: Iterable[HeldSyncFile]) -> tuple[Descriptor, ...]:
+def holders_of(fence: SyncFile, one: Watched, held: Iterable[HeldSyncFile]) -> tuple[Descriptor, ...]:
     """Who holds a sync_file now, but for us."""
-    ours = (os.getpid(), one.fence.fileno())
+    ours = (os.getpid(), fence.fileno())
     for other in held:
         first = other.holders[0]
         if other.info.name == one.name and is_same(ours, (first.process.pid, first.fd)):
