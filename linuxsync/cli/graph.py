@@ -24,6 +24,8 @@ def who(process: Process) -> str:
 
 def what(row: StuckFence) -> str:
     """A fence in few words."""
+    if row.owed is None:
+        return f"a fence ({row.name})"
     kind = {Kind.DMA_BUF: f"dma-buf {row.ino}", Kind.SYNCOBJ_FILE: "syncobj", Kind.DRM: ""}.get(row.kind, "sync_file")
     return plain(f"{kind} {row.name}".strip() if row.name else kind)
 
@@ -51,7 +53,7 @@ def as_trees(rows: Sequence[StuckFence], circles: Iterable[Deadlock]) -> None:
     for row in rows:
         for waiter in row.waiters:
             waits.setdefault(waiter.process, []).append((waiter, row))
-    awaited = {owner for each in waits.values() for _, row in each for owed in row.owed for owner in signalers(owed)}
+    awaited = {owner for row in rows if row.waiters for owed in row.owed or () for owner in signalers(owed)}
     shown: set[Process] = set()
     # Who holds up nobody comes first, the others are found below; in a circle there is no first.
     for process in sorted(waits, key=lambda process: (process in awaited, process.pid)):
@@ -86,8 +88,8 @@ def grow(
             Text(f"{thread}in {waiter.call} for {what(row)}, active for {duration(row.active_ns)} at least")
         )
         if not row.owed:
-            wait.add(Text("which nobody has submitted"))
-        for owed in row.owed:
+            wait.add(Text("which the kernel does not name" if row.owed is None else "which nobody has submitted"))
+        for owed in row.owed or ():
             missing = wait.add(Text(whose(owed)))
             for owner in signalers(owed):
                 if owner in shown:
@@ -115,9 +117,9 @@ def as_dot(rows: Sequence[StuckFence], circles: Iterable[Deadlock]) -> str:
     for row in rows:
         fence = node(row, f"{what(row)}\n{duration(row.active_ns)}", "ellipse")
         for waiter in row.waiters:
-            red = any((waiter, owed) in circular for owed in row.owed)
+            red = any((waiter, owed) in circular for owed in row.owed or ())
             edge(node(waiter.process, who(waiter.process), "box"), fence, waiter.call, red)
-        for owed in row.owed:
+        for owed in row.owed or ():
             red = any((waiter, owed) in circular for waiter in row.waiters)
             timeline = node(owed, plain(f"{owed.driver_name} {owed.obj_name}"), "hexagon")
             edge(fence, timeline, "", red)

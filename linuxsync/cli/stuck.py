@@ -36,8 +36,10 @@ def owed_json(owed: Owed) -> dict[str, Any]:
     }
 
 
-def show_owed(found: list[dict[str, Any]]) -> str:
+def show_owed(found: list[dict[str, Any]] | None) -> str:
     """The timelines: ``sw_sync gpu, fencedev draw``."""
+    if found is None:
+        return "?"
     each = [f"{one['driver']} {one['timeline']}" for one in found]
     return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "") or "not submitted"
 
@@ -81,11 +83,16 @@ TABLE: Table[StuckFence] = Table(
         Column("NAME", "a sync_file's, or a buffer's; a handle and its point", lambda row: row.name),
         Column("INO", "a buffer's inode number", lambda row: row.ino, right=True, extra=True),
         Column("FOR", "how long it has not signaled; in JSON ns", lambda row: row.active_ns, duration, right=True),
-        Column("OWED", "what is missing: drivers and timelines", lambda row: [*map(missing_json, row.owed)], show_owed),
+        Column(
+            "OWED",
+            "what is missing: drivers and timelines; ? where the kernel does not tell",
+            lambda row: None if row.owed is None else [*map(missing_json, row.owed)],
+            show_owed,
+        ),
         Column(
             "BY",
             "who is to signal that, or gave a device the work; ? where it may be another",
-            lambda row: [*map(owed_json, row.owed)],
+            lambda row: [*map(owed_json, row.owed or ())],
             show_owners,
         ),
         Column("HOLDERS", "processes and their descriptors", lambda row: as_json(row.holders), show_holders),
@@ -182,10 +189,10 @@ def wanted(row: StuckFence, selection: Selection) -> bool:
     there: list[Descriptor | Waiter] = [
         *row.holders,
         *row.waiters,
-        *(owner for owed in row.owed for owner in owed.owners),
+        *(owner for owed in row.owed or () for owner in owed.owners),
     ]
     by_pid = selection.pids is None or any(one.process.pid in selection.pids for one in there)
-    return by_pid and selection.wants(row.owed, there)
+    return by_pid and selection.wants(row.owed or (), there)
 
 
 def report(rows: list[StuckFence], circles: list[Deadlock], output: Output, look: Scan) -> None:

@@ -53,7 +53,7 @@ def deadlocks(found: Iterable[StuckFence]) -> list[Deadlock]:
     """
     steps: dict[Process, list[tuple[Step, Process]]] = {}
     for fence in found:
-        for owed in fence.owed:
+        for owed in fence.owed or ():
             if owed.by_process:
                 for owner in dict.fromkeys(one.process for one in owed.owners):
                     for waiter in fence.waiters:

@@ -38,10 +38,13 @@ class StuckFence:
     """A sync_file, a dma-buf or a syncobj whose fences have not signaled.
 
     Attributes:
-        kind: which of them; Kind.DRM for a syncobj that is but a handle of a device's open file, and is waited for.
-        name: a sync_file's, or a buffer's; ``syncobj 3`` or ``syncobj 3 point 7`` for a handle; None without.
+        kind: which of them; Kind.DRM for a syncobj that is but a handle of a device's open file, and is waited for; of
+            whatever kind for a wait inside the kernel.
+        name: a sync_file's, or a buffer's; ``syncobj 3`` or ``syncobj 3 point 7`` for a handle; the kernel's function
+            that waits; None without.
         ino: a buffer's inode number; None for the others.
-        owed: what is missing, each timeline once; empty for a point that nobody has submitted.
+        owed: what is missing, each timeline once; empty for a point that nobody has submitted; None where a thread
+            waits for a fence inside the kernel, which does not tell for which.
         holders: its descriptors, by pid and number; empty if it has been closed meanwhile.
         waiters: threads that wait for it right now.
         active_ns: for how long it is known not to have signaled, in nanoseconds (int > 0).
@@ -50,7 +53,7 @@ class StuckFence:
     kind: Kind
     name: str | None
     ino: int | None
-    owed: tuple[Owed, ...]
+    owed: tuple[Owed, ...] | None
     holders: tuple[Descriptor, ...]
     waiters: tuple[Waiter, ...]
     active_ns: int
@@ -88,7 +91,8 @@ def stuck_fences(
     with ExitStack() as stack:
         began_ns = time.monotonic_ns()
         first = scan()
-        watched = [*watch(first, stack), *watch_handles(first, stack)]
+        asleep_first = waiters(first)
+        watched = [*watch(first, stack), *watch_handles(first, asleep_first, stack)]
         progress(len(watched))
         try:
             wait_all([one.fence for one in watched if one.fence is not None], timeout=after)
@@ -96,11 +100,12 @@ def stuck_fences(
             pass
         # For a point that is not there yet it is enough that somebody waits for it still.
         left = [one for one in watched if one.fence is None or not one.fence.poll(0)]
-        look = scan()
-        if not left:
-            return [], look
-        if any(one.fence is None for one in left):
+        unpolled = {waiter for waiter in asleep_first if waits_inside(waiter)}
+        if unpolled or any(one.fence is None for one in left):
             time.sleep(max(0, after - (time.monotonic_ns() - began_ns) / 1e9))
+        look = scan()
+        if not left and not unpolled:
+            return [], look
         held = sync_files(look)
         asleep = waiters(look)
         owner_of = owners(look, {fence.driver_name for one in left for fence in missing(one)})
@@ -121,7 +126,18 @@ def stuck_fences(
             found.append(
                 StuckFence(one.kind, one.name, one.ino, tuple(dict.fromkeys(owed)), holders, waiting, active_ns)
             )
+        known = {waiter for one in found for waiter in one.waiters}
+        for waiter in unpolled.intersection(asleep) - known:
+            holders = tuple(one for one in look.descriptors if one.process == waiter.process and one.fd in waiter.fds)
+            if holders:
+                active_ns = time.monotonic_ns() - began_ns
+                found.append(StuckFence(holders[0].kind, waiter.wchan, None, None, holders, (waiter,), active_ns))
         return found, look
+
+
+def waits_inside(waiter: Waiter) -> bool:
+    """Whether it waits for a fence inside the kernel."""
+    return waiter.wchan is not None and "dma_fence" in waiter.wchan
 
 
 def waits(waiter: Waiter, one: Watched, holders: Iterable[Descriptor]) -> bool:
@@ -160,12 +176,12 @@ def watch(look: Scan, stack: ExitStack) -> Iterator[Watched]:
                         yield Watched(Kind.SYNCOBJ_FILE, None, None, fence, tuple(one for one, _ in group))
 
 
-def watch_handles(look: Scan, stack: ExitStack) -> Iterator[Watched]:
+def watch_handles(look: Scan, asleep: Iterable[Waiter], stack: ExitStack) -> Iterator[Watched]:
     """The syncobjs that threads wait for by a handle of a device's open file, which the stack closes."""
     files = {(one.process.pid, one.fd): holders for holders in open_files(look.of(Kind.DRM)) for one in holders}
     wanted = {
         (holders, *waited)
-        for waiter in waiters(look)
+        for waiter in asleep
         for waited in waiter.syncobjs
         if (holders := files.get((waiter.process.pid, waiter.fds[0])))
     }

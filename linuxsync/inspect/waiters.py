@@ -45,6 +45,8 @@ class Waiter:
         call: the system call: poll, ppoll, select, pselect6, epoll_wait, epoll_pwait, epoll_pwait2 or ioctl.
         fds: the descriptors that it waits for: of an ioctl the one that it was issued on.
         syncobjs: the DRM syncobjs that an ioctl on that descriptor waits for: (handle, point) each, 0 for a binary one.
+        wchan: the function of the kernel in which an ioctl sleeps, ``dma_fence_default_wait`` say; None for other
+            calls, and where /proc/PID/wchan does not tell.
     """
 
     process: Process
@@ -53,6 +55,7 @@ class Waiter:
     call: str
     fds: tuple[int, ...]
     syncobjs: tuple[tuple[int, int], ...] = ()
+    wchan: str | None = None
 
 
 def waiters(scan: Scan, processes: Iterable[Process] | None = None) -> list[Waiter]:
@@ -91,12 +94,13 @@ def look_at(process: Process, folder: Path) -> Waiter | None:
         comm = (folder / "comm").read_bytes().removesuffix(b"\n").decode("utf-8", "surrogateescape")
         fds = descriptors_of(call, arguments, folder)
         syncobjs = syncobjs_of(arguments, folder) if call == "ioctl" else ()
+        wchan = (folder / "wchan").read_text() if call == "ioctl" else ""
     except (OSError, struct.error) as error:
         # The memory that a call was given need not be there, or not all of it.
         if not isinstance(error, OSError) or error.errno in GONE | {errno.EIO, errno.EFAULT}:
             return None
         raise
-    return Waiter(process, int(folder.name), comm, call, fds, syncobjs)
+    return Waiter(process, int(folder.name), comm, call, fds, syncobjs, wchan if wchan not in ("", "0") else None)
 
 
 def descriptors_of(call: str, arguments: list[int], folder: Path) -> tuple[int, ...]:

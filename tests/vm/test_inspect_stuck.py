@@ -357,6 +357,28 @@ def test_a_point_that_nobody_submits(gpu):
             assert linuxsync("stuck", *AFTER).status == 0
 
 
+def test_a_wait_inside_the_kernel(screen, fence, timeline):
+    """A flip that waits for its in-fence: who waits is found, for what the kernel does not say."""
+    number = fence.fileno()
+
+    def flip():
+        screen.commit(screen.fbs[1], in_fence=fence, nonblock=False)
+        signal.pause()
+
+    keep = (number, screen.device.fileno())
+    with process("compositor", lambda: 0, keep, flip) as (compositor, _):
+        asleep(compositor, ("ioctl",))
+        rows = linuxsync("stuck", *AFTER, "--json").json["stuck"]
+        (row,) = (row for row in rows if row["kind"] == "drm")
+        assert (row["owed"], row["by"]) == (None, [])
+        assert "dma_fence" in row["name"]
+        assert [(one["pid"], one["call"]) for one in row["waiters"]] == [(compositor, "ioctl")]
+        lines = linuxsync("stuck", *AFTER).out.splitlines()
+        assert lines[-1] == "    └── which the kernel does not name"
+        timeline.inc()
+        assert linuxsync("stuck", *AFTER).status == 0
+
+
 def wait_for(fd, handle, point):
     """Wait in the kernel for a syncobj of the parent's, on the open file that we share."""
     KEPT.append(Syncobj(DrmDevice(fd), handle))  # for good: to close it would take the handle from the parent
