@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from ..inspect import Descriptor, HeldTimeline, fence_timelines, scan, sync_files
+from ..inspect import Descriptor, HeldTimeline, Scan, fence_timelines, named_timelines, scan, sync_files
 from .selection import Selection, selecting
 from .table import Column, Output, Table
 
@@ -79,19 +80,33 @@ TABLE: Table[HeldTimeline] = Table(
 
 @click.command(epilog=TABLE.help)
 @click.option("--active", is_flag=True, help="Only those with points or fences that have not signaled.")
+@click.option("--confirm", is_flag=True, help="Ask sw_sync timelines for their names by a fence: then OWNER is sure.")
 @selecting
 @TABLE.options
-def timelines(active: bool, selection: Selection, output: Output) -> None:
+def timelines(active: bool, confirm: bool, selection: Selection, output: Output) -> None:
     """List the timelines of all fences in sync_files, and all sw_sync timelines.
+
+    With --confirm each sw_sync timeline makes a fence that has signaled already, and that is closed at once.
 
     Exit status: 0; 1 if there is none.
     """
     look = scan()  # of all processes, also with --pid: only then it is known whose a timeline is
-    found = [row for row in fence_timelines(look, sync_files(look)) if wanted(row, selection)]
+    rows = fence_timelines(look, sync_files(look))
+    found = [row for row in (owned(rows, look) if confirm else rows) if wanted(row, selection)]
     if active:
         found = [row for row in found if row.active or any(points(row))]
     TABLE.print(found, output, look.unseen)
     sys.exit(0 if found else 1)
+
+
+def owned(rows: Iterable[HeldTimeline], look: Scan) -> Iterator[HeldTimeline]:
+    """The same rows, with the owners that sw_sync timelines told."""
+    owners: dict[str, list[Descriptor]] = {}
+    for name, holders in named_timelines(look):
+        owners.setdefault(name, []).extend(holders)
+    for row in rows:
+        its = owners.get(row.obj_name, []) if row.driver_name == "sw_sync" else []
+        yield replace(row, descriptors=tuple(its), sure=True) if its else row
 
 
 def wanted(row: HeldTimeline, selection: Selection) -> bool:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from look_words import as_nobody, become_nobody, elsewhere, linuxsync, process, without_debugfs
+from look_words import as_nobody, become_nobody, elsewhere, linuxsync, process, scene, without_debugfs
 
 from linuxsync import Access, Timeline, inspect, merge
 
@@ -248,3 +248,20 @@ def test_the_library(gpu, keep):
     assert (found.driver_name, found.obj_name, found.active) == ("sw_sync", "gpu", 1)
     assert [point.seqno for point in found.sw_sync[0].points] == [1]
     assert look.unseen == []
+
+
+def test_owners_that_are_sure():
+    """With --confirm each timeline tells its name itself, which changes nothing in it."""
+    text = "a, b = Timeline('gpu'), Timeline('display')\nf = a.create_fence(4)\nready(a=a.fileno(), b=b.fileno())"
+    with scene(text, name="one") as one, scene(text, name="two") as two:
+        guessed = linuxsync("timelines", "--json").json["timelines"]
+        assert [row["owner"] for row in guessed] == [None, None]
+        rows = linuxsync("timelines", "--confirm", "--json").json["timelines"]
+        owners = {row["timeline"]: row["owner"] for row in rows}
+        for name, key in (("gpu", "a"), ("display", "b")):
+            assert owners[name]["sure"]
+            assert sorted((each["pid"], each["fd"]) for each in owners[name]["descriptors"]) == sorted(
+                (found.pid, found.facts[key]) for found in (one, two)
+            )
+        assert [row["pending"] for row in rows] == [row["pending"] for row in guessed]
+        assert linuxsync("timelines", "-n", "-o", "active").out.split() == ["0", "2"]
