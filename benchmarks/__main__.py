@@ -23,7 +23,7 @@ from rich.table import Table
 
 from linuxsync import DmaHeap, DrmDevice, FenceDevice, OwnedFd, sw_sync
 
-from . import buffer_cases, cases, job_cases
+from . import buffer_cases, cases, job_cases, look_cases
 
 HERE = Path(__file__).resolve().parent
 
@@ -44,6 +44,7 @@ PROGRAMS: dict[str, Callable[[], list[str]]] = {
         sw_sync.find(),
     ],
     "jobs": lambda: [path_of(FenceDevice())],
+    "look": lambda: [sw_sync.find()],
 }
 
 
@@ -174,7 +175,7 @@ def main(json_file: str | None, check: bool, rounds: int, only: str) -> None:
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
-    known = [*cases.CASES, *buffer_cases.CASES, *job_cases.CASES]
+    known = [*cases.CASES, *buffer_cases.CASES, *job_cases.CASES, *look_cases.CASES]
     chosen = [case for case in known if only in case.name]
     if not chosen:
         raise click.UsageError(f"no benchmark has {only!r} in its name; there are: {', '.join(c.name for c in known)}")

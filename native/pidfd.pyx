@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""pidfd: another process's descriptors, looked at and left as they are (pidfd_getfd(2), kcmp(2), /proc/PID/fd)."""
+"""pidfd: another process's descriptors, looked at and left as they are (pidfd_getfd(2), kcmp(2))."""
 
-from libc.errno cimport EINTR, ENOTTY, errno
-from libc.string cimport memcmp, memset, strlen
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EBADF, EINTR, ENOTTY, ESRCH, errno
+from libc.string cimport memcmp, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from linuxsync._native.fd cimport OwnedFd, drop, fd_of
+from linuxsync._native.processes cimport Descriptor, HeldSyncFile, held
 from linuxsync._native.sync_file cimport snapshot
 from uapi cimport SW_SYNC_IOC_CREATE_FENCE, sw_sync_create_fence_data
 from xioctl cimport refusal, try_ioctl
@@ -20,32 +24,14 @@ cdef extern from "<linux/kcmp.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     int open(const char *path, int flags)
-    const int O_CLOEXEC, O_DIRECTORY, O_RDONLY
+    const int O_CLOEXEC, O_NOFOLLOW, O_PATH
 
 cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
     Py_ssize_t readlinkat(int folder, const char *name, char *target, size_t size)
 
-cdef extern from "<dirent.h>" nogil:
-    ctypedef struct DIR
-    struct dirent:
-        char d_name[256]
-    DIR *fdopendir(int fd)
-    dirent *readdir(DIR *folder)
-    int closedir(DIR *folder)
-
 cdef extern from "<stdio.h>" nogil:
     int snprintf(char *text, size_t size, const char *pattern, ...)
-
-cdef extern from "<stdlib.h>" nogil:
-    long strtol(const char *text, char **end, int base)
-
-cdef enum:
-    LONGEST = 4096  # bytes of a link that are looked at
-
-# Beginnings of the links that are about fences or buffers. sw_sync's is where debugfs is mounted, so it is known by its end.
-cdef const char **BEGINNINGS = [b"anon_inode:sync", b"/dmabuf:", b"/dev/dri/", b"/dev/fencedev"]
-cdef const char *SW_SYNC = b"/sync/sw_sync"
 
 
 cdef class PidFd(OwnedFd):
@@ -65,9 +51,10 @@ cdef class PidFd(OwnedFd):
         Mirrors pidfd_getfd(2) and SYNC_IOC_FILE_INFO, which enables no signaling.
         """
         cdef int ours = take(fd_of(self), fd)
+        cdef OurFds own
         try:
-            # The number may have come to mean something else. Not every driver refuses requests that are not for it.
-            if not is_sync_file(ours):
+            own = OurFds()
+            if not own.is_sync_file(ours):
                 raise refusal(ENOTTY, f"fd {fd} is not a sync_file")
             return snapshot(ours)
         finally:
@@ -107,6 +94,82 @@ cdef class PidFd(OwnedFd):
         finally:
             drop(ours)
 
+    def fences(self, list descriptors not None):
+        """Return a HeldSyncFile for each Descriptor of the process that is one of a sync_file, still.
+
+        One is left out if it was closed, if its number was given to something else, or if the process has ended. Each is
+        asked through a duplicate that is closed again; no more than one is open at a time.
+
+        Raises:
+            ValueError: closed.
+            OSError: EPERM, see ``get``; EMFILE; ENOMEM; ENOSYS.
+
+        Mirrors pidfd_getfd(2) and SYNC_IOC_FILE_INFO, which enables no signaling.
+        """
+        cdef int pidfd = fd_of(self)
+        cdef int ours
+        cdef Descriptor one
+        cdef HeldSyncFile made
+        cdef OurFds own = OurFds()
+        cdef list found = []
+        cdef long long looked_ns
+        for one in descriptors:
+            PyErr_CheckSignals()  # there may be 100,000 of them
+            ours = try_take(pidfd, one.fd)
+            if ours == -EBADF or ours == -ESRCH:
+                continue
+            if ours < 0:
+                raise no_duplicate(-ours, one.fd)
+            try:
+                if own.is_sync_file(ours):
+                    found.append(held(snapshot(ours), one))
+            finally:
+                drop(ours)
+        looked_ns = now_ns()  # after the last one was asked, so that none has signaled later
+        for made in found:
+            made.looked_ns = looked_ns
+        return found
+
+
+@cython.internal
+cdef class OurFds:
+    """/proc/self/fd, to be asked what a duplicate is.
+
+    The number of a descriptor may have come to mean something else, and not every driver refuses requests that are not
+    for it; so each is looked at before it is asked. Mostly they all get one number here, whose link is kept open:
+    finding it takes longer than reading it.
+    """
+    cdef int link, number
+
+    def __cinit__(self):
+        self.link = self.number = -1
+
+    def __dealloc__(self):
+        self.forget()
+
+    cdef void forget(self) noexcept:
+        if self.link != -1:
+            drop(self.link)
+            self.link = -1
+
+    cdef bint is_sync_file(self, int fd) except -1:
+        """By its link, which nothing else has."""
+        cdef char text[32]
+        if fd != self.number:
+            self.forget()
+            snprintf(text, sizeof(text), b"/proc/self/fd/%d", fd)
+            self.link = open(text, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+            if self.link == -1:
+                raise refusal(errno, text.decode())
+            self.number = fd
+        return readlinkat(self.link, b"", text, sizeof(text)) == 20 and memcmp(text, b"anon_inode:sync_file", 20) == 0
+
+
+cdef long long now_ns() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1_000_000_000 + now.tv_nsec
+
 
 def open_pid(int pid):
     """pidfd_open(2): the descriptor (int) is the caller's."""
@@ -116,13 +179,27 @@ def open_pid(int pid):
     return result
 
 
-cdef int take(int pidfd, int fd) except -1:
-    cdef long result = -1
-    while result == -1:
+cdef int try_take(int pidfd, int fd) except -65536:  # below every -errno
+    """What pidfd_getfd(2) answered: a descriptor of ours, or -errno. Raises only what a signal handler raises."""
+    cdef long result
+    while True:
         result = syscall(SYS_pidfd_getfd, pidfd, fd, 0)
-        if result == -1 and errno != EINTR:
-            raise refusal(errno, f"pidfd_getfd of fd {fd}")
-    return <int>result
+        if result != -1:
+            return <int>result
+        if errno != EINTR:
+            return -errno
+        PyErr_CheckSignals()
+
+
+cdef int take(int pidfd, int fd) except -1:
+    cdef int result = try_take(pidfd, fd)
+    if result < 0:
+        raise no_duplicate(-result, fd)
+    return result
+
+
+cdef object no_duplicate(int error, int fd):
+    return refusal(error, f"pidfd_getfd of fd {fd}")
 
 
 def compare_files(int pid1, int fd1, int pid2, int fd2):
@@ -137,61 +214,3 @@ def compare_files(int pid1, int fd1, int pid2, int fd2):
     if result == -1:
         raise refusal(errno, f"kcmp of fd {fd1} of process {pid1} and fd {fd2} of process {pid2}")
     return result
-
-
-def descriptors(int pid):
-    """Return the descriptors of a process that are about fences or buffers: a list of (int, bytes), number and link.
-
-    One that is closed meanwhile is left out.
-
-    Raises:
-        OSError: EACCES, it is not ours to look at; ENOENT, there is no such process (any more); EMFILE; ENOMEM.
-
-    Mirrors readdir(3) and readlink(2) of /proc/PID/fd. Threads: keeps the GIL, it waits for nothing.
-    """
-    cdef bytes path = b"/proc/%d/fd" % pid
-    cdef char target[LONGEST]
-    cdef Py_ssize_t length
-    cdef dirent *entry
-    cdef DIR *folder = NULL
-    cdef char *end
-    cdef long number
-    cdef int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    cdef list found = []
-    if fd != -1:
-        folder = fdopendir(fd)
-        if folder is NULL:
-            drop(fd)
-    if folder is NULL:
-        raise refusal(errno, path.decode())
-    try:
-        while True:
-            entry = readdir(folder)
-            if entry is NULL:
-                return found
-            number = strtol(entry.d_name, &end, 10)
-            if end[0] != 0 or end == entry.d_name:
-                continue
-            length = readlinkat(fd, entry.d_name, target, LONGEST)
-            if length > 0 and matters(target, length):
-                found.append((number, target[:length]))
-    finally:
-        closedir(folder)
-
-
-cdef bint is_sync_file(int fd) noexcept:
-    """By its link, which nothing else has."""
-    cdef char path[32]
-    cdef char target[32]
-    snprintf(path, sizeof(path), b"/proc/self/fd/%d", fd)
-    return readlinkat(-1, path, target, sizeof(target)) == 20 and memcmp(target, b"anon_inode:sync_file", 20) == 0
-
-
-cdef bint matters(const char *target, Py_ssize_t length) noexcept:
-    cdef Py_ssize_t size
-    for beginning in BEGINNINGS[:4]:
-        size = strlen(beginning)
-        if length >= size and memcmp(target, beginning, size) == 0:
-            return True
-    size = strlen(SW_SYNC)
-    return length >= size and memcmp(target + length - size, SW_SYNC, size) == 0

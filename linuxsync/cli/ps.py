@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
-from ..inspect import HeldSyncFile, scan, sync_files
+from ..inspect import Descriptor, HeldSyncFile, Process, scan, sync_files
 from ..sync_file import FenceInfo
 from .selection import Selection, selecting
 from .table import Column, Output, Table
@@ -19,20 +18,23 @@ __all__ = ["ps"]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A sync_file, or with -v one of the fences in it."""
+class Part:
+    """One fence of several, as a line that looks like that of a sync_file."""
 
-    held: HeldSyncFile
-    fence: FenceInfo | None = None  # of the expanded ones
-    last: bool = False
+    name: str
+    status: int
+    driver_names: list[str]
+    obj_names: list[str]
+    age_ns: int | None
+    holders: tuple[Descriptor, ...]
+    seqno: None = None
+    num_fences: int = 1
 
-    @property
-    def status(self) -> int:
-        return self.fence.status if self.fence else self.held.info.status
-
-    @property
-    def fences(self) -> tuple[FenceInfo, ...]:
-        return (self.fence,) if self.fence else self.held.info.fences
+    @classmethod
+    def of(cls, held: HeldSyncFile, fence: FenceInfo) -> Part:
+        """The line of a fence."""
+        age = held.looked_ns - fence.timestamp_ns if fence.timestamp_ns else None
+        return cls(held.name, fence.status, [fence.driver_name], [fence.obj_name], age, held.holders)
 
 
 def names(values: Iterable[str]) -> str:
@@ -41,57 +43,34 @@ def names(values: Iterable[str]) -> str:
     return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "")
 
 
-def holders(line: Line) -> list[dict[str, Any]]:
-    return [
-        {"pid": one.process.pid, "comm": one.process.comm, "uid": one.process.uid, "fd": one.fd}
-        for one in line.held.holders
-    ]
-
-
-def show_holders(found: list[dict[str, Any]]) -> str:
+def show_holders(found: Iterable[Descriptor]) -> str:
     """Processes with their descriptors: ``weston 812:31,40``."""
-    fds: dict[tuple[int, str], list[str]] = {}
+    fds: dict[Process, list[str]] = {}
     for one in found:
-        fds.setdefault((one["pid"], one["comm"]), []).append(str(one["fd"]))
+        fds.setdefault(one.process, []).append(str(one.fd))
     return "; ".join(
-        f"{comm} {pid}:{','.join(numbers[:4])}{f' and {len(numbers) - 4} more' if len(numbers) > 4 else ''}"
-        for (pid, comm), numbers in fds.items()
+        f"{process.comm} {process.pid}:{','.join(numbers[:4])}"
+        f"{f' and {len(numbers) - 4} more' if len(numbers) > 4 else ''}"
+        for process, numbers in fds.items()
     )
 
 
-def show_age(line: Line) -> int | None:
-    if line.fence:
-        return line.held.looked_ns - line.fence.timestamp_ns if line.fence.timestamp_ns else None
-    return line.held.age_ns
-
-
-TABLE: Table[Line] = Table(
+TABLE: Table[HeldSyncFile | Part] = Table(
     "sync_files",
     [
         Column(
             "STATUS",
             "active, signaled, or the error; a fence that nobody polls may be active for ever",
-            lambda line: line.status,
+            "status",
             status,
         ),
-        Column("FENCES", "how many there are in it", lambda line: len(line.fences), right=True),
-        Column("DRIVER", "who made the fences", lambda line: [f.driver_name for f in line.fences], names),
-        Column("TIMELINE", "what they are points of", lambda line: [f.obj_name for f in line.fences], names),
-        Column(
-            "SEQNO",
-            "the point, where the sync_file's name tells it",
-            lambda line: None if line.fence else line.held.seqno,
-            right=True,
-        ),
-        Column(
-            "SINCE",
-            "how long ago it signaled; in JSON nanoseconds",
-            show_age,
-            duration,
-            right=True,
-        ),
-        Column("NAME", "the sync_file's", lambda line: line.held.info.name),
-        Column("HOLDERS", "processes and their descriptors", holders, show_holders),
+        Column("FENCES", "how many there are in it", "num_fences", right=True),
+        Column("DRIVER", "who made the fences", "driver_names", names),
+        Column("TIMELINE", "what they are points of", "obj_names", names),
+        Column("SEQNO", "the point, where the sync_file's name tells it", "seqno", right=True),
+        Column("SINCE", "how long ago it signaled; in JSON nanoseconds", "age_ns", duration, right=True),
+        Column("NAME", "the sync_file's", "name"),
+        Column("HOLDERS", "processes and their descriptors", "holders", show_holders),
     ],
 )
 
@@ -107,17 +86,19 @@ def ps(verbose: bool, active: bool, selection: Selection, output: Output) -> Non
     One that several processes hold is one line. Nothing is polled or kept. Exit status: 0; 1 if there is none.
     """
     look = scan(selection.pids)
-    found = [held for held in sync_files(look) if selection.wants(held.info.fences, held.holders)]
+    found = sync_files(look)
+    if selection.comms or selection.drivers or selection.timelines:
+        found = [held for held in found if selection.wants(held.info.fences, held.holders)]
     if active:
-        found = [held for held in found if held.info.status == 0]
-    TABLE.print(expanded(found, verbose), output, look.unseen)
+        found = [held for held in found if held.status == 0]
+    TABLE.print(expanded(found) if verbose else found, output, look.unseen)
     sys.exit(0 if found else 1)
 
 
-def expanded(found: Iterable[HeldSyncFile], verbose: bool) -> Iterator[Line]:
-    """A line each, and with -v one for every fence of several."""
+def expanded(found: Iterable[HeldSyncFile]) -> Iterator[HeldSyncFile | Part]:
+    """A line each, and one for every fence of several."""
     for held in found:
-        yield Line(held)
-        if verbose and len(held.info.fences) > 1:
+        yield held
+        if held.num_fences > 1:
             for fence in held.info.fences:
-                yield Line(held, fence, fence is held.info.fences[-1])
+                yield Part.of(held, fence)

@@ -151,11 +151,8 @@ def of(one: Descriptor, look: Scan, confirm: bool) -> list[Fact]:
 
 def common(holders: tuple[Descriptor, ...], look: Scan) -> list[Fact]:
     """Holders and waiters."""
-    each = as_json(holders)
-    return [
-        Fact("holders", each, [show_holders([one]) for one in each] or ["nobody who was seen"]),
-        waiting(holders, look),
-    ]
+    lines = [show_holders([one]) for one in holders] or ["none"]
+    return [Fact("holders", as_json(holders), lines), waiting(holders, look)]
 
 
 def waiting(holders: Iterable[Descriptor], look: Scan) -> Fact:

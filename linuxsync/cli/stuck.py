@@ -95,7 +95,7 @@ TABLE: Table[StuckFence] = Table(
             lambda row: [*map(owed_json, row.owed or ())],
             show_owners,
         ),
-        Column("HOLDERS", "processes and their descriptors", lambda row: as_json(row.holders), show_holders),
+        Column("HOLDERS", "processes and their descriptors", "holders", show_holders),
         Column(
             "WAITERS",
             "threads that wait for it, and in which call",

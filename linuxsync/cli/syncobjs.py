@@ -11,7 +11,6 @@ from .ps import names, show_holders
 from .selection import Selection, selecting
 from .table import Column, Output, Table
 from .text import status
-from .timelines import as_json
 
 __all__ = ["syncobjs"]
 
@@ -42,7 +41,7 @@ TABLE: Table[HeldSyncobj] = Table(
         Column("SUBMITTED", "the last that it has; those in between are owed", lambda row: row.submitted, right=True),
         Column("DRIVER", "who made its fences", lambda row: [f.driver_name for f in row.fences or ()], some),
         Column("TIMELINE", "what those are points of", lambda row: [f.obj_name for f in row.fences or ()], some),
-        Column("HOLDERS", "processes and their descriptors", lambda row: as_json(row.holders), show_holders),
+        Column("HOLDERS", "processes and their descriptors", "holders", show_holders),
     ],
 )
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import click
 from rich.cells import cell_len
 
+from .._native.table import json_rows
 from ..inspect import Unseen
 from .text import plain
 
@@ -26,7 +27,7 @@ class Column(Generic[Row]):
     Attributes:
         name: its header, in capitals; in JSON in small letters.
         help: what it says, for --help.
-        value: of a row, as JSON has it.
+        value: of a row, as JSON has it: the name of its attribute, or a function of the row.
         show: the value for people; None to write it as it is.
         right: whether numbers stand below each other.
         extra: not shown unless -o asks for it.
@@ -34,14 +35,18 @@ class Column(Generic[Row]):
 
     name: str
     help: str
-    value: Callable[[Row], Any]
+    value: str | Callable[[Row], Any]
     show: Callable[[Any], str] | None = None
     right: bool = False
     extra: bool = False
 
+    def of(self, row: Row) -> Any:
+        """What JSON has."""
+        return getattr(row, self.value) if isinstance(self.value, str) else self.value(row)
+
     def text(self, row: Row) -> str:
         """The cell, harmless to a terminal."""
-        value = self.value(row)
+        value = self.of(row)
         if self.show is not None:
             return plain(self.show(value))
         return "-" if value is None or value == "" else plain(str(value))
@@ -107,13 +112,15 @@ class Table(Generic[Row]):
         chosen = self.choose(output)
         missed = list(unseen)
         if output.as_json:
-            found = {
-                self.name: [{column.name.lower(): column.value(row) for column in chosen} for row in rows],
-                **(more or {}),
-                "unseen": [{"what": one.what, "count": one.count, "why": one.why} for one in missed],
-            }
             # Bytes that are no UTF-8 are surrogates, which ASCII JSON has a way to write.
-            print(json.dumps(found, indent=1))
+            write = sys.stdout.write
+            write(f'{{\n "{self.name}": ')
+            json_rows([(column.name.lower(), column.value) for column in chosen], rows, write)
+            for name, found in (more or {}).items():
+                write(f',\n "{name}": {json.dumps(found)}')
+            write(',\n "unseen": ')
+            json_rows([("what", "what"), ("count", "count"), ("why", "why")], missed, write)
+            write("\n}\n")
             return
         cells = [[column.text(row) for column in chosen] for row in rows]
         if not output.no_headings:

@@ -249,7 +249,7 @@ def listed(looker: Looker, view: View, count: int | None, as_json: bool) -> None
 def as_object(look: Look, rows: Iterable[Activity]) -> dict[str, Any]:
     """A look as JSON has it."""
     return {
-        TABLE.name: [{name.lower(): column.value(row) for name, column in TABLE.columns.items()} for row in rows],
+        TABLE.name: [{name.lower(): column.of(row) for name, column in TABLE.columns.items()} for row in rows],
         "unseen": [{"what": one.what, "count": one.count, "why": one.why} for one in look.unseen],
         "took": look.took,
         "cpu": look.cpu,

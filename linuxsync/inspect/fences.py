@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import errno
-import re
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cmp_to_key
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeVar
 
-from ..sync_file import SyncFileInfo
 from .pidfd import PidFd, order
-from .processes import GONE, Descriptor, Kind, Scan
+from .processes import GONE, Descriptor, HeldSyncFile, Kind, Scan
 
 __all__ = ["HeldSyncFile", "open_files", "sync_files"]
 
 Answer = TypeVar("Answer")
 REFUSED = "of processes that this user may not trace (ptrace(2), kernel.yama.ptrace_scope): try as root"
-# What the kernel makes up where nobody gives a name: DRIVER-TIMELINECONTEXT-SEQNO, cut to 31 bytes.
-GIVEN_BY_KERNEL = re.compile(r"(.+?)-(.*?)(\d+)-(\d+)\Z", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class HeldSyncFile:
-    """A sync_file and who holds it.
-
-    Attributes:
-        info: what it says (SyncFileInfo).
-        holders: its descriptors, at least one; one file that several processes hold has several.
-        looked_ns: when it was asked, CLOCK_MONOTONIC nanoseconds (int).
-    """
-
-    info: SyncFileInfo
-    holders: tuple[Descriptor, ...]
-    looked_ns: int
-
-    @property
-    def seqno(self) -> int | None:
-        """The fence's number on its timeline, where the kernel named the file after it and the name was not cut."""
-        found = GIVEN_BY_KERNEL.match(self.info.name)
-        return int(found[4]) if found and len(self.info.name.encode("utf-8", "surrogateescape")) < 31 else None
-
-    @property
-    def age_ns(self) -> int | None:
-        """Nanoseconds since it signaled or failed; None while it is active: the kernel keeps no time of birth."""
-        stamps = [fence.timestamp_ns for fence in self.info.fences]
-        return self.looked_ns - max(stamps) if all(stamps) else None
 
 
 def sync_files(scan: Scan) -> list[HeldSyncFile]:
@@ -59,18 +29,36 @@ def sync_files(scan: Scan) -> list[HeldSyncFile]:
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
     """
-    asked = list(ask(scan, Kind.SYNC_FILE, PidFd.fence))
-    looked_ns = time.monotonic_ns()
+    asked = ask_fences(scan)
     # Only what has one name can be one file, and most names are of one file.
-    alike: dict[str, list[tuple[Descriptor, SyncFileInfo]]] = {}
-    for descriptor, info in asked:
-        alike.setdefault(info.name, []).append((descriptor, info))
-    found = [
-        HeldSyncFile(group[0][1], tuple(descriptor for descriptor, _ in group), looked_ns)
-        for candidates in alike.values()
-        for group in files_among(candidates)
-    ]
+    if len({held.name for held in asked}) == len(asked):
+        return asked
+    named = Counter([held.name for held in asked])
+    found: list[HeldSyncFile] = []
+    alike: dict[str, list[HeldSyncFile]] = {}
+    for held in asked:
+        (found if named[held.name] == 1 else alike.setdefault(held.name, [])).append(held)
+    for candidates in alike.values():
+        for group in files_among([(held.holders[0], held) for held in candidates]):
+            first = group[0][1]
+            found.append(HeldSyncFile(first.info, tuple([holder for holder, _ in group]), first.looked_ns))
     return sorted(found, key=lambda held: (held.holders[0].process.pid, held.holders[0].fd))
+
+
+def ask_fences(scan: Scan) -> list[HeldSyncFile]:
+    """Each descriptor of a sync_file, as if it were the only one of its file; asked process by process."""
+    found: list[HeldSyncFile] = []
+    for pid, group in groupby(scan.of(Kind.SYNC_FILE), attrgetter("process.pid")):
+        descriptors = list(group)
+        try:
+            with PidFd.open(pid) as held:
+                found += held.fences(descriptors)
+        except PermissionError:
+            scan.missed["sync_files", REFUSED] += len(descriptors)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+    return found
 
 
 def ask(scan: Scan, kind: Kind, question: Callable[[PidFd, int], Answer]) -> Iterator[tuple[Descriptor, Answer]]:

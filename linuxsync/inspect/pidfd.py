@@ -7,11 +7,10 @@ from typing import TypeVar
 from .._fd import OwnedFd
 from .._native import pidfd as _native
 
-__all__ = ["PidFd", "descriptors", "order", "same_file"]
+__all__ = ["PidFd", "order", "same_file"]
 
 Owned = TypeVar("Owned", bound=OwnedFd)
 
-descriptors = _native.descriptors
 order = _native.compare_files
 
 

@@ -12,6 +12,9 @@ from .processes import Kind, Process, Scan
 
 __all__ = ["Sort", "tally"]
 
+Names = tuple[tuple[str, ...], tuple[str, ...]]
+NONE: Names = (), ()
+
 
 @dataclass(frozen=True, slots=True)
 class Sort:
@@ -49,17 +52,20 @@ def tally(look: Scan, fences: Iterable[HeldSyncFile], buffers: Iterable[HeldBuff
         fences: what ``sync_files(look)`` returned.
         buffers: what ``dma_bufs(look)`` returned; without it dma-bufs are counted, but not by exporter.
     """
-    names: dict[tuple[int, int], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    names: dict[tuple[int, int], Names] = {}
     for held in fences:
-        drivers = tuple(sorted({fence.driver_name for fence in held.info.fences}))
-        timelines = tuple(sorted({fence.obj_name for fence in held.info.fences}))
-        for one in held.holders:
-            names[one.process.pid, one.fd] = (drivers, timelines)
+        each = held.info.fences
+        if len(each) == 1:
+            of_it: Names = (each[0].driver_name,), (each[0].obj_name,)
+        else:
+            of_it = tuple(sorted({one.driver_name for one in each})), tuple(sorted({one.obj_name for one in each}))
+        for holder in held.holders:
+            names[holder.process.pid, holder.fd] = of_it
     for buffer in buffers:
         if buffer.exporter is not None:
-            for holder in buffer.holders:
-                for fd in holder.fds:
-                    names[holder.process.pid, fd] = ((buffer.exporter,), ())
-    return Counter(
-        Sort(one.process, one.kind, *names.get((one.process.pid, one.fd), ((), ()))) for one in look.descriptors
-    )
+            for user in buffer.holders:
+                for fd in user.fds:
+                    names[user.process.pid, fd] = (buffer.exporter,), ()
+    # A Sort for each would take longer than all the rest: there are few, and descriptors are many.
+    counted = Counter([(pid := one.process.pid, one.kind, names.get((pid, one.fd), NONE)) for one in look.descriptors])
+    return Counter({Sort(look.processes[pid], kind, *of_it): count for (pid, kind, of_it), count in counted.items()})

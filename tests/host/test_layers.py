@@ -43,7 +43,9 @@ NATIVE = {
     "vgem": {"drm", "fd", "xioctl", "uapi"},
     "syncobj": {"drm", "fd", "sync_file", "wait", "xioctl", "uapi"},
     "wait": {"fd", "xioctl"},
-    "pidfd": {"fd", "sync_file", "uapi", "xioctl"},
+    "processes": {"fd", "sync_file", "xioctl"},
+    "pidfd": {"fd", "processes", "sync_file", "uapi", "xioctl"},
+    "table": {"processes"},
     "sync_file": {"fd", "wait", "xioctl", "uapi"},
     "sw_sync": {"fd", "sync_file", "xioctl", "uapi"},
 }

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from children import forked
-from kernel_words import refused
+from kernel_words import free_descriptors, refused
 from look_words import NOBODY, become_nobody, linuxsync, scene
 
 from linuxsync import SyncFile, Timeline, merge
-from linuxsync.inspect import Kind, PidFd, same_file, scan, sync_files
+from linuxsync.inspect import Descriptor, Kind, PidFd, same_file, scan, sync_files
 
 
 def fds_of(pid):
@@ -272,3 +272,36 @@ def test_pidfd(fence, timeline):
         same_file((os.getpid(), 4000), (os.getpid(), fence.fileno()))
     with refused(errno.ESRCH):
         same_file((4000000, 0), (os.getpid(), 0))
+
+
+def test_a_batch(fence, timeline, open_files):
+    """Only those that are sync_files still; one of another kind among them is not asked, and nothing is left open."""
+    me, number = os.getpid(), fence.fileno()
+    (one,) = scan([me]).of(Kind.SYNC_FILE)
+    others = [Descriptor(one.process, fd, one.kind, one.link) for fd in (timeline.fileno(), 4000, 0)]
+    before = open_files()
+    with PidFd.open(me) as process:
+        assert [held.holders for held in process.fences([others[0], one, *others[1:], one])] == [(one,), (one,)]
+        assert process.fences([]) == []
+        (held,) = process.fences([one])
+        assert (held.info, held.name, held.status) == (fence.info(), fence.name, 0)
+        for free in (0, 1):
+            with free_descriptors(free), refused(errno.EMFILE):
+                process.fences([one])
+        with free_descriptors(2):
+            assert [held.info for held in process.fences([one])] == [fence.info()]
+        with pytest.raises(TypeError):
+            process.fences([number])
+    with pytest.raises(ValueError, match="closed"):
+        process.fences([one])
+    assert open_files() == before
+
+
+def test_a_process_that_ends_within_a_batch(fence):
+    """What it has said until then stays; the rest is left out."""
+    with scene('t = Timeline("gone")\nheld = [t.create_fence(1 + i) for i in range(9)]\nready()') as found:
+        theirs = scan([found.pid]).of(Kind.SYNC_FILE)
+        process = PidFd.open(found.pid)
+        assert len(process.fences(theirs)) == 9
+    with process:
+        assert process.fences(theirs) == []

@@ -104,9 +104,9 @@ def test_each_fence_is_asked_once(monkeypatch):
     asked = []
 
     class Counting(PidFd):
-        def fence(self, fd):
-            asked.append(fd)
-            return super().fence(fd)
+        def fences(self, descriptors):
+            asked.extend(one.fd for one in descriptors)
+            return super().fences(descriptors)
 
     monkeypatch.setattr(fences, "PidFd", Counting)
     with scene(CLIENT):
