@@ -20,7 +20,9 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_kcmp, SYS_pidfd_getfd, SYS_pidfd_open
 
 cdef extern from "<linux/kcmp.h>" nogil:
-    const int KCMP_FILE
+    const int KCMP_EPOLL_TFD, KCMP_FILE
+    struct kcmp_epoll_slot:
+        unsigned int efd, tfd, toff
 
 cdef extern from "<fcntl.h>" nogil:
     int open(const char *path, int flags)
@@ -200,6 +202,24 @@ cdef int take(int pidfd, int fd) except -1:
 
 cdef object no_duplicate(int error, int fd):
     return refusal(error, f"pidfd_getfd of fd {fd}")
+
+
+def compare_to_epoll(int pid, int fd, int epoll, int target):
+    """Return 0 if a descriptor is the file that an epoll of the same process has under the number `target`.
+
+    Raises:
+        OSError: EBADF, no such descriptor; ENOENT, the epoll has no such number; EINVAL, it is no epoll; EPERM; ESRCH;
+            ENOSYS.
+
+    Mirrors kcmp(2) with KCMP_EPOLL_TFD.
+    """
+    cdef kcmp_epoll_slot slot
+    cdef long result
+    slot.efd, slot.tfd, slot.toff = epoll, target, 0
+    result = syscall(SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, <unsigned long>fd, &slot)
+    if result == -1:
+        raise refusal(errno, f"kcmp of fd {fd} and epoll {epoll} of process {pid}")
+    return result
 
 
 def compare_files(int pid1, int fd1, int pid2, int fd2):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.text import Text
-from rich.tree import Tree
 
 from ..inspect import Deadlock, Kind, Owed, Process, StuckFence, Waiter
 from .text import duration, plain
 
-__all__ = ["as_dot", "as_svg", "as_trees"]
+__all__ = ["as_dot", "as_svg", "as_trees", "sentence"]
+
+DEEPEST = 40  # steps of a chain that are printed
+
+
+class Undrawn(click.ClickException):
+    """There is no picture; 1 would say that something is stuck."""
+
+    exit_code = 2
 
 
 def who(process: Process) -> str:
@@ -45,10 +49,8 @@ def owners(owed: Owed) -> list[Process]:
     return list(dict.fromkeys(one.process for one in owed.owners))
 
 
-def as_trees(rows: Sequence[StuckFence], circles: Iterable[Deadlock]) -> None:
-    """Print what each waiting process waits for, then what the one waits for that is to signal it; and deadlocks."""
-    wide = None if sys.stdout.isatty() else 1000  # whoever reads a file can search for whole lines
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=wide)
+def as_trees(rows: Sequence[StuckFence]) -> None:
+    """Print what each waiting process waits for, and below it what the one waits for that is to signal that."""
     waits: dict[Process, list[tuple[Waiter, StuckFence]]] = {}
     for row in rows:
         for waiter in row.waiters:
@@ -56,46 +58,52 @@ def as_trees(rows: Sequence[StuckFence], circles: Iterable[Deadlock]) -> None:
     awaited = {owner for row in rows if row.waiters for owed in row.owed or () for owner in signalers(owed)}
     shown: set[Process] = set()
     # Who holds up nobody comes first, the others are found below; in a circle there is no first.
-    for process in sorted(waits, key=lambda process: (process in awaited, process.pid)):
-        if process not in shown:
-            tree = Tree(Text(who(process)))
-            grow(tree, process, waits, shown)
-            console.print(tree)
-    for circle in circles:
-        each = [step.waiter.process for step in circle.steps]
-        words = [
-            f"{who(process)} waits for {plain(step.owed.obj_name)}, which {who(owner)} is to signal"
-            for process, step, owner in zip(each, circle.steps, [*each[1:], each[0]], strict=True)
-        ]
-        console.print(Text(f"{'possible ' if circle.doubts else ''}deadlock: {'; '.join(words)}"))
-        for doubt in circle.doubts:
-            console.print(Text(f"  but {plain(doubt)}"))
+    for first in sorted(waits, key=lambda process: (process in awaited, process.pid)):
+        if first in shown:
+            continue
+        shown.add(first)
+        # Not a function that calls itself: a thousand processes may wait for each other in a row.
+        left = [(0, *wait) for wait in reversed(waits[first])]
+        while left:
+            depth, waiter, row = left.pop()
+            if depth == DEEPEST:
+                print(f"{'  ' * depth}... and so on")
+                continue
+            below = print_wait(depth, waiter, row, shown)
+            for owner in reversed(below):
+                if owner in waits and owner not in shown:
+                    shown.add(owner)
+                    left += [(depth + 1, *wait) for wait in reversed(waits[owner])]
+
+
+def print_wait(depth: int, waiter: Waiter, row: StuckFence, shown: set[Process]) -> list[Process]:
+    """Print a wait and what is missing; return who is to signal that."""
+    thread = "" if waiter.tid == waiter.process.pid else f", thread {plain(waiter.comm)} {waiter.tid},"
+    indent = "  " * depth
+    since = duration(row.active_ns)
+    print(f"{indent}{who(waiter.process)}{thread} in {waiter.call} for {what(row)}, active for {since} at least")
+    if not row.owed:
+        print(f"{indent}└ which {'the kernel does not name' if row.owed is None else 'nobody has submitted'}")
+    for owed in row.owed or ():
+        above = ", ".join(who(owner) for owner in signalers(owed) if owner in shown)
+        print(f"{indent}└ {whose(owed)}{f' (see above: {above})' if above else ''}")
+    return [owner for owed in row.owed or () for owner in signalers(owed)]
+
+
+def sentence(circle: Deadlock) -> list[str]:
+    """A deadlock in words, and what may end it."""
+    each = [step.waiter.process for step in circle.steps]
+    words = [
+        f"{who(process)} waits for {plain(step.owed.obj_name)}, which {who(owner)} is to signal"
+        for process, step, owner in zip(each, circle.steps, [*each[1:], each[0]], strict=True)
+    ]
+    first = f"{'possible ' if circle.doubts else ''}deadlock: {'; '.join(words)}"
+    return [first, *(f"  but {plain(doubt)}" for doubt in circle.doubts)]
 
 
 def signalers(owed: Owed) -> list[Process]:
     """The processes that are to signal it themselves."""
     return owners(owed) if owed.by_process else []
-
-
-def grow(
-    tree: Tree, process: Process, waits: dict[Process, list[tuple[Waiter, StuckFence]]], shown: set[Process]
-) -> None:
-    """Hang below a process what its threads wait for."""
-    shown.add(process)
-    for waiter, row in waits[process]:
-        thread = "" if waiter.tid == process.pid else f"thread {plain(waiter.comm)} {waiter.tid} "
-        wait = tree.add(
-            Text(f"{thread}in {waiter.call} for {what(row)}, active for {duration(row.active_ns)} at least")
-        )
-        if not row.owed:
-            wait.add(Text("which the kernel does not name" if row.owed is None else "which nobody has submitted"))
-        for owed in row.owed or ():
-            missing = wait.add(Text(whose(owed)))
-            for owner in signalers(owed):
-                if owner in shown:
-                    missing.add(Text(f"{who(owner)}, see above"))
-                elif owner in waits:
-                    grow(missing.add(Text(who(owner))), owner, waits, shown)
 
 
 def as_dot(rows: Sequence[StuckFence], circles: Iterable[Deadlock]) -> str:
@@ -141,11 +149,11 @@ def as_svg(text: str, path: Path) -> None:
     try:
         done = subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, check=False)
         if done.returncode != 0:
-            raise click.ClickException(f"dot could not draw it: {done.stderr.decode(errors='replace').strip()}")
+            raise Undrawn(f"dot could not draw it: {done.stderr.decode(errors='replace').strip()}")
         path.write_bytes(done.stdout)
     except FileNotFoundError as error:
         if error.filename != "dot":
-            raise click.ClickException(f"{path}: {error.strerror}") from None
-        raise click.ClickException("--svg takes Graphviz's dot: apt install graphviz, or see --dot") from None
+            raise Undrawn(f"{path}: {error.strerror}") from None
+        raise Undrawn("--svg takes Graphviz's dot: apt install graphviz, or see --dot") from None
     except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}") from None
+        raise Undrawn(f"{path}: {error.strerror}") from None

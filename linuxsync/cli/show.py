@@ -192,7 +192,7 @@ def of_sync_file(held: HeldSyncFile, look: Scan, confirm: bool) -> list[Fact]:
         fact("kind", Kind.SYNC_FILE.value),
         fact("name", info.name),
         fact("status", info.status, status(info.status) + doubt),
-        fact("since_ns", held.age_ns, duration(held.age_ns)),
+        fact("since", held.age_ns, duration(held.age_ns)),
         of_fences(info.fences),
     ]
     if confirm:

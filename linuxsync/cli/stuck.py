@@ -12,7 +12,7 @@ import click
 
 from ..inspect import Deadlock, Descriptor, Owed, Scan, StuckFence, Waiter, deadlocks, stuck_fences
 from .files import hold_many
-from .graph import as_dot, as_svg, as_trees
+from .graph import as_dot, as_svg, as_trees, sentence
 from .ps import show_holders
 from .selection import Selection, selecting
 from .table import Column, Output, Table
@@ -138,21 +138,30 @@ def stuck(after: float, watch: bool, dot: bool, svg: Path | None, selection: Sel
     do it only for those who wait. Below the table stands who waits for whom; processes that wait for each other in a
     circle are called a deadlock, and what may end it is said.
 
-    Exit status: 0; 1 if something is stuck.
+    Exit status: 0; 1 if something is stuck; 2 if that could not be told.
     """
-    if watch and (dot or svg):
-        raise click.UsageError("--watch prints lines; a graph is of one moment")
+    if (dot or svg) and (watch or output.as_json):
+        raise click.UsageError("a graph is of one moment, and no JSON: not with --watch or --json")
     hold_many()
-    if watch:
-        sys.exit(keep_watching(after, selection, output))
-    found, look = stuck_fences(after, progress=say_how_many(after))
-    rows = [row for row in found if wanted(row, selection)]
+    try:
+        if watch:
+            sys.exit(keep_watching(after, selection, output))
+        found, look = stuck_fences(after, progress=say_how_many(after))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    rows, circles = chosen(found, selection)
     if dot or svg:
-        text = as_dot(rows, deadlocks(found))
+        text = as_dot(rows, circles)
         as_svg(text, svg) if svg else print(text)
     else:
-        report(rows, deadlocks(found), output, look)
+        report(rows, circles, output, look)
     sys.exit(1 if rows else 0)
+
+
+def chosen(found: list[StuckFence], selection: Selection) -> tuple[list[StuckFence], list[Deadlock]]:
+    """Those that are meant, and the circles in which one of them is."""
+    rows = [row for row in found if wanted(row, selection)]
+    return rows, [circle for circle in deadlocks(found) if any(step.fence in rows for step in circle.steps)]
 
 
 def keep_watching(after: float, selection: Selection, output: Output) -> int:
@@ -160,18 +169,24 @@ def keep_watching(after: float, selection: Selection, output: Output) -> int:
     status, known = 0, set[object]()
     try:
         while True:
+            begun = time.monotonic()
             found, look = stuck_fences(after)
-            now = {(row.kind, row.name, row.ino, row.holders[:1]): row for row in found if wanted(row, selection)}
-            new = [row for key, row in now.items() if key not in known]
-            known = set(now)
+            rows, circles = chosen(found, selection)
+            new = [row for row in rows if key_of(row) not in known]
+            known = {key_of(row) for row in rows}
             if new:
                 status = 1
-                report(new, deadlocks(found), output, look)
+                report(new, circles, output, look)
                 sys.stdout.flush()
-            if not found:
-                time.sleep(min(after, 1))  # nothing to poll, so there was nothing to wait for either
+            # What has signaled ends the wait early, and then there is nothing to hurry for.
+            time.sleep(max(0, max(0.5, min(after, 1)) - (time.monotonic() - begun)))
     except KeyboardInterrupt:
         return status
+
+
+def key_of(row: StuckFence) -> object:
+    """What a fence is known by from one look to the next."""
+    return row.kind, row.name, row.ino, *((one.process.pid, one.fd) for one in row.holders[:1])
 
 
 def say_how_many(after: float) -> Callable[[int], None]:
@@ -196,8 +211,14 @@ def wanted(row: StuckFence, selection: Selection) -> bool:
 
 
 def report(rows: list[StuckFence], circles: list[Deadlock], output: Output, look: Scan) -> None:
-    """The table, and for people below it who waits for whom."""
+    """The table, and for people below it who waits for whom; a deadlock is always told."""
     TABLE.print(rows, output, look.unseen, {"deadlocks": [*map(deadlock_json, circles)]})
-    if not (output.as_json or output.raw or output.columns) and any(row.waiters for row in rows):
+    if output.as_json:
+        return
+    whole = not (output.raw or output.columns)
+    if whole and any(row.waiters for row in rows):
         print()
-        as_trees(rows, circles)
+        as_trees(rows)
+    for circle in circles:
+        for line in sentence(circle):
+            print(line, file=sys.stdout if whole else sys.stderr)

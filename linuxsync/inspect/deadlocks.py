@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Deadlock:
     doubts: tuple[str, ...]
 
 
-def deadlocks(found: Iterable[StuckFence]) -> list[Deadlock]:
+def deadlocks(found: Collection[StuckFence]) -> list[Deadlock]:
     """Return the circles in which processes wait for what the next one is to signal.
 
     A process that waits for itself is one only if none of its threads does anything else.
@@ -83,15 +83,17 @@ def shortest(steps: dict[Process, list[tuple[Step, Process]]], first: Process) -
     return None
 
 
-def doubts_about(path: Iterable[Step], found: Iterable[StuckFence]) -> Iterator[str]:
+def doubts_about(path: tuple[Step, ...], found: Collection[StuckFence]) -> Iterator[str]:
     """What may end a circle."""
-    stuck = {(holder.process.pid, holder.fd) for fence in found for holder in fence.holders}
+    circle = {step.waiter.process for step in path}
     asleep = {(waiter.process.pid, waiter.tid) for fence in found for waiter in fence.waiters}
     for step in path:
         process = step.waiter.process
         name = f"{process.comm} {process.pid}"
-        if any((process.pid, fd) not in stuck for fd in step.waiter.fds):
+        if not waits_for_circle(step.waiter, circle, found):
             yield f"{name} waits for something else as well"
+        if step.waiter.limited:
+            yield f"{name} has set a time limit"
         others = sum((process.pid, tid) not in asleep for tid in threads(process))
         if others:
             yield f"{name} has {others} other thread{'s' if others > 1 else ''}"
@@ -99,6 +101,21 @@ def doubts_about(path: Iterable[Step], found: Iterable[StuckFence]) -> Iterator[
             yield f"it is not sure who signals {step.owed.obj_name}"
         elif len({one.process for one in step.owed.owners}) > 1:
             yield f"several processes can signal {step.owed.obj_name}"
+
+
+def waits_for_circle(waiter: Waiter, circle: Collection[Process], found: Collection[StuckFence]) -> bool:
+    """Whether all that would wake a thread is to come from a circle; who polls is woken by whichever comes first."""
+    held = [fence for fence in found if waiter in fence.waiters and comes_from(fence, circle)]
+    if waiter.syncobjs:
+        return len(held) >= len(set(waiter.syncobjs))
+    numbers = {holder.fd for fence in held for holder in fence.holders if holder.process == waiter.process}
+    return numbers.issuperset(waiter.fds)
+
+
+def comes_from(fence: StuckFence, circle: Collection[Process]) -> bool:
+    """Whether a process of a circle alone can signal something of what is missing."""
+    by_processes = [owed.owners for owed in fence.owed or () if owed.by_process and owed.owners]
+    return any(all(one.process in circle for one in owners) for owners in by_processes)
 
 
 def threads(process: Process) -> list[int]:

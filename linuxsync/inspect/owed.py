@@ -1,13 +1,15 @@
 """owed: who is to signal a fence.
 
 The kernel tells a sw_sync timeline's name only through a fence of it, so the timelines are asked for one: at 0, where a
-timeline begins, so that it has signaled already, and neither their values nor anybody who waits notices.
+timeline begins, so that it has signaled already (one that has gone past 2**31 forgets it when it is closed). Neither
+their values nor anybody who waits notices.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from .processes import Descriptor, Kind, Scan
 
 __all__ = ["Owed", "named_timelines", "owed_by", "owners"]
 
-SW_SYNC, FENCEDEV = "sw_sync", "fencedev"
+SW_SYNC, FENCEDEV, FENCEDEV_NODE = "sw_sync", "fencedev", "/dev/fencedev"
 # Drivers whose fences a process signals; with others the process only asked for the work.
 SIGNALED_BY_PROCESSES = {SW_SYNC, "vgem"}
 SCHEDULER = "drm_sched"  # the driver of fences of many GPUs, which says not whose
@@ -72,35 +74,26 @@ def owed_by(look: Scan, info: SyncFileInfo) -> list[Owed]:
         OSError: EMFILE, ENOMEM: of our own.
     """
     active = [fence for fence in info.fences if fence.status == 0]
-    owner_of = owners(look, {fence.driver_name for fence in active})
+    owner_of = owners(look)
     return list(dict.fromkeys(owner_of(fence, info) for fence in active))
 
 
-def owners(look: Scan, drivers: Collection[str]) -> Callable[[FenceInfo, SyncFileInfo], Owed]:
-    """What tells of a fence of one of these drivers who is to signal it."""
-    timelines = list(ask_timelines(look)) if SW_SYNC in drivers else []
-    nodes = driver_of_nodes() if look.of(Kind.DRM) else {}
+def owners(look: Scan) -> Callable[[FenceInfo, SyncFileInfo], Owed]:
+    """What tells of an active fence who is to signal it."""
+    timelines = list(ask_timelines(look)) if look.of(Kind.SW_SYNC) else []
+    nodes = driver_of_nodes() if look.of(Kind.DRM) or look.of(Kind.FENCEDEV) else {}
+    drivers = [(one, driver) for one in look.descriptors if (driver := driver_of(one, nodes))]
     complete = not any(what in ("processes", "sw_syncs") for what, _ in look.missed)
 
     def advances(fence: FenceInfo, info: SyncFileInfo) -> tuple[tuple[Descriptor, ...], bool]:
         context = context_of(info)
-        likely = [
-            holders
-            for known, holders in timelines
-            if known.fences[0].obj_name == fence.obj_name
-            and (context is None or context_of(known) is None or context_of(known) == context)
-        ]
-        sure = len(likely) == 1 and (context is not None or complete)
-        through = [holder for holders in likely for holder in holders]
-        return tuple(sorted(through, key=lambda holder: (holder.process.pid, holder.fd))), sure
+        alike = [(known, holders) for known, holders in timelines if known.fences[0].obj_name == fence.obj_name]
+        # The one of the same context comes first. Not for certain: whoever merges fences names the file as they like.
+        alike.sort(key=lambda one: (context is not None and context_of(one[0]) != context, one[1][0].process.pid))
+        return tuple(holder for _, holders in alike for holder in holders), complete and len(alike) == 1
 
     def submits(driver: str) -> tuple[tuple[Descriptor, ...], bool]:
-        through = tuple(
-            one
-            for one in look.descriptors
-            if (one.kind is Kind.FENCEDEV and driver == FENCEDEV)
-            or (one.kind is Kind.DRM and one.link in nodes and driver in (nodes[one.link], SCHEDULER))
-        )
+        through = tuple(one for one, its in drivers if its == driver or (driver == SCHEDULER and one.kind is Kind.DRM))
         return through, complete and len({one.process.pid for one in through}) == 1
 
     def owed(fence: FenceInfo, info: SyncFileInfo) -> Owed:
@@ -130,6 +123,24 @@ def context_of(info: SyncFileInfo) -> int | None:
     return int(found[1]) if found else None
 
 
-def driver_of_nodes() -> dict[str, str]:
-    """The driver of each file in /dev/dri."""
-    return {path: node.driver for node in devices() if node.driver for path in (node.primary, node.render) if path}
+def driver_of(descriptor: Descriptor, nodes: dict[int, str]) -> str | None:
+    """The driver of the device behind a descriptor: by its number, for any file may have a device's name."""
+    if descriptor.kind not in (Kind.DRM, Kind.FENCEDEV):
+        return None
+    try:
+        there = Path("/proc", str(descriptor.process.pid), "fd", str(descriptor.fd)).stat()
+    except OSError:
+        return None
+    return nodes.get(there.st_rdev) if stat.S_ISCHR(there.st_mode) else None
+
+
+def driver_of_nodes() -> dict[int, str]:
+    """The driver of each device, by its number."""
+    paths = [(path, node.driver) for node in devices() if node.driver for path in (node.primary, node.render) if path]
+    found = {}
+    for path, driver in [*paths, (FENCEDEV_NODE, FENCEDEV)]:
+        try:
+            found[Path(path).stat().st_rdev] = driver
+        except OSError:
+            pass  # unplugged meanwhile
+    return found

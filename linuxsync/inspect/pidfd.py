@@ -7,7 +7,7 @@ from typing import TypeVar
 from .._fd import OwnedFd
 from .._native import pidfd as _native
 
-__all__ = ["PidFd", "order", "same_file"]
+__all__ = ["PidFd", "is_in_epoll", "order", "same_file"]
 
 Owned = TypeVar("Owned", bound=OwnedFd)
 
@@ -48,6 +48,17 @@ class PidFd(_native.PidFd):
         Mirrors pidfd_getfd(2).
         """
         return kind._taking(self._getfd, fd)
+
+
+def is_in_epoll(pid: int, fd: int, epoll: int, target: int) -> bool:
+    """Return whether a descriptor is the file that an epoll of the same process has under the number `target`.
+
+    Raises:
+        OSError: EBADF, no such descriptor (any more); ENOENT, the epoll has no such number; EPERM; ESRCH; ENOSYS.
+
+    Mirrors kcmp(2) with KCMP_EPOLL_TFD.
+    """
+    return _native.compare_to_epoll(pid, fd, epoll, target) == 0
 
 
 def same_file(one: tuple[int, int], other: tuple[int, int]) -> bool:

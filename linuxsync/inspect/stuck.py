@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,10 @@ from ..dma_buf import Access, DmaBuf
 from ..drm import DrmDevice
 from ..sync_file import FenceInfo, SyncFile, SyncFileInfo, wait_all
 from ..syncobj import Syncobj, container_of
-from .buffers import held_by
+from .buffers import Found, held_by
 from .fences import REFUSED, HeldSyncFile, ask, files_among, open_files, sync_files
 from .owed import Owed, owners
-from .pidfd import PidFd, same_file
+from .pidfd import PidFd
 from .processes import GONE, Descriptor, Kind, Scan, scan
 from .syncobjs import device_with_syncobjs, fence_in, imported
 from .waiters import Waiter, waiters
@@ -61,14 +61,41 @@ class StuckFence:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What is polled: a duplicate of ours."""
+    """What is polled: a duplicate of ours.
+
+    Attributes:
+        fence: ours; None for a point that nobody has submitted.
+        numbers: (pid, descriptor) of its holders when it was found.
+        seen_ns: when it was first known to be active.
+        waited: handle and point, for a syncobj that is but a handle.
+        exclusive: of a buffer, whether only those wait for it who write.
+        extra: whether it is of interest only if somebody waits for it: the same buffer has another one.
+    """
 
     kind: Kind
     name: str | None
     ino: int | None
     fence: SyncFile | None
-    holders: tuple[Descriptor, ...]
-    waited: tuple[int, int] | None = None  # handle and point
+    numbers: frozenset[tuple[int, int]]
+    seen_ns: int
+    waited: tuple[int, int] | None = None
+    exclusive: bool = False
+    extra: bool = False
+
+
+def found_now(
+    kind: Kind,
+    name: str | None,
+    ino: int | None,
+    fence: SyncFile | None,
+    holders: Iterable[Descriptor],
+    waited: tuple[int, int] | None = None,
+    exclusive: bool = False,
+    extra: bool = False,
+) -> Watched:
+    """One that is active at this moment."""
+    numbers = frozenset((holder.process.pid, holder.fd) for holder in holders)
+    return Watched(kind, name, ino, fence, numbers, time.monotonic_ns(), waited, exclusive, extra)
 
 
 def stuck_fences(
@@ -89,7 +116,7 @@ def stuck_fences(
     Mirrors poll(2). Threads: lets go of the GIL while it waits.
     """
     with ExitStack() as stack:
-        began_ns = time.monotonic_ns()
+        began = time.monotonic()
         first = scan()
         asleep_first = waiters(first)
         watched = [*watch(first, stack), *watch_handles(first, asleep_first, stack)]
@@ -98,41 +125,58 @@ def stuck_fences(
             wait_all([one.fence for one in watched if one.fence is not None], timeout=after)
         except TimeoutError:
             pass
-        # For a point that is not there yet it is enough that somebody waits for it still.
         left = [one for one in watched if one.fence is None or not one.fence.poll(0)]
-        unpolled = {waiter for waiter in asleep_first if waits_inside(waiter)}
-        if unpolled or any(one.fence is None for one in left):
-            time.sleep(max(0, after - (time.monotonic_ns() - began_ns) / 1e9))
+        inside = {waiter.wait for waiter in asleep_first if waits_inside(waiter)}
+        if inside or any(one.fence is None for one in left):
+            # These can't be polled; it is enough that somebody waits for them still.
+            time.sleep(max(0, after - (time.monotonic() - began)))
         look = scan()
-        if not left and not unpolled:
+        if not left and not inside:
             return [], look
-        held = sync_files(look)
         asleep = waiters(look)
-        owner_of = owners(look, {fence.driver_name for one in left for fence in missing(one)})
+        known = {(one.process.pid, one.fd): one for one in look.descriptors}
+        held_with = {(one.process.pid, one.fd): held for held in sync_files(look) for one in held.holders}
         buffers = held_by(look)
+        owner_of = owners(look)
         found = []
         for one in left:
-            if one.kind is Kind.DMA_BUF and one.ino is not None:
-                holders = tuple(buffers[one.ino].descriptors) if one.ino in buffers else ()
-            elif one.kind is Kind.SYNC_FILE:
-                holders = () if one.fence is None else holders_of(one.fence, one, held)
-            else:
-                holders = tuple(holder for holder in one.holders if holder in look.descriptors)
+            info = None
+            if one.fence is not None:
+                if one.fence.poll(0):  # since the last look
+                    continue
+                info = one.fence.info()
+            still_ns = time.monotonic_ns()
+            holders = tuple(holders_of(one, known, held_with, buffers))
             waiting = tuple(waiter for waiter in asleep if waits(waiter, one, holders))
-            if one.fence is None and not waiting:
+            if not waiting and (one.fence is None or one.extra):
                 continue
-            owed = () if one.fence is None else [owner_of(fence, one.fence.info()) for fence in missing(one)]
-            active_ns = time.monotonic_ns() - began_ns
-            found.append(
-                StuckFence(one.kind, one.name, one.ino, tuple(dict.fromkeys(owed)), holders, waiting, active_ns)
-            )
-        known = {waiter for one in found for waiter in one.waiters}
-        for waiter in unpolled.intersection(asleep) - known:
-            holders = tuple(one for one in look.descriptors if one.process == waiter.process and one.fd in waiter.fds)
-            if holders:
-                active_ns = time.monotonic_ns() - began_ns
+            active = [] if info is None else [fence for fence in info.fences if fence.status == 0]
+            owed = tuple(dict.fromkeys(owner_of(fence, info) for fence in active if info is not None))
+            found.append(StuckFence(one.kind, one.name, one.ino, owed, holders, waiting, still_ns - one.seen_ns))
+        named = {waiter.wait for one in found for waiter in one.waiters}
+        for waiter in asleep:
+            holders = tuple(known[number] for fd in waiter.fds if (number := (waiter.process.pid, fd)) in known)
+            if waiter.wait in inside - named and holders:
+                active_ns = int((time.monotonic() - began) * 1e9)
                 found.append(StuckFence(holders[0].kind, waiter.wchan, None, None, holders, (waiter,), active_ns))
         return found, look
+
+
+def holders_of(
+    one: Watched,
+    known: Mapping[tuple[int, int], Descriptor],
+    held_with: Mapping[tuple[int, int], HeldSyncFile],
+    buffers: Mapping[int, Found],
+) -> Iterable[Descriptor]:
+    """Who holds it now, but for us."""
+    if one.ino is not None:
+        return buffers[one.ino].descriptors if one.ino in buffers else ()
+    if one.kind is Kind.SYNC_FILE and one.fence is not None:
+        # Our duplicate is a descriptor as any other, and was seen with the others of its file.
+        held = held_with.get((os.getpid(), one.fence.fileno()))
+        others = () if held is None else held.holders
+        return [each for each in others if each.process.pid != os.getpid() or (os.getpid(), each.fd) in one.numbers]
+    return [known[number] for number in sorted(one.numbers) if number in known and known[number].kind is one.kind]
 
 
 def waits_inside(waiter: Waiter) -> bool:
@@ -144,12 +188,8 @@ def waits(waiter: Waiter, one: Watched, holders: Iterable[Descriptor]) -> bool:
     """Whether a thread waits for it through one of these descriptors."""
     if one.waited is not None and one.waited not in waiter.syncobjs:
         return False
-    return any(holder.process == waiter.process and holder.fd in waiter.fds for holder in holders)
-
-
-def missing(one: Watched) -> list[FenceInfo]:
-    """The fences in it that are active."""
-    return [] if one.fence is None else [fence for fence in one.fence.info().fences if fence.status == 0]
+    fds = waiter.exclusive if one.exclusive else waiter.fds
+    return any(holder.process.pid == waiter.process.pid and holder.fd in fds for holder in holders)
 
 
 def watch(look: Scan, stack: ExitStack) -> Iterator[Watched]:
@@ -158,14 +198,21 @@ def watch(look: Scan, stack: ExitStack) -> Iterator[Watched]:
         if held.info.status == 0:
             fence = duplicate(SyncFile, held.holders, partial(says, held.info))
             if fence is not None:
-                yield Watched(Kind.SYNC_FILE, held.info.name, None, stack.enter_context(fence), held.holders)
+                stack.enter_context(fence)
+                yield found_now(Kind.SYNC_FILE, held.info.name, None, fence, held.holders)
     for ino, found in held_by(look).items():
         buffer = duplicate(DmaBuf, found.descriptors, partial(is_buffer, ino))
-        if buffer is not None:
-            with buffer:
-                fence = stack.enter_context(buffer.export_sync_file(Access.WRITE))
-            if fence.status == 0:
-                yield Watched(Kind.DMA_BUF, found.name, ino, fence, tuple(found.descriptors))
+        if buffer is None:
+            continue
+        with buffer:
+            # Who reads waits for those who write, and who writes for all.
+            writers = stack.enter_context(buffer.export_sync_file(Access.READ))
+            everybody = stack.enter_context(buffer.export_sync_file(Access.WRITE))
+        if writers.status == 0:
+            yield found_now(Kind.DMA_BUF, found.name, ino, writers, found.descriptors)
+        if everybody.status == 0 and len(pending(everybody)) > len(pending(writers)):
+            both = writers.status == 0
+            yield found_now(Kind.DMA_BUF, found.name, ino, everybody, found.descriptors, exclusive=True, extra=both)
     if look.of(Kind.SYNCOBJ_FILE):
         with device_with_syncobjs(look) as device:
             if device is not None:
@@ -173,7 +220,12 @@ def watch(look: Scan, stack: ExitStack) -> Iterator[Watched]:
                 for group in files_among(list(asked)):
                     fence = group[0][1]
                     if fence is not None and fence.status == 0:
-                        yield Watched(Kind.SYNCOBJ_FILE, None, None, fence, tuple(one for one, _ in group))
+                        yield found_now(Kind.SYNCOBJ_FILE, None, None, fence, [one for one, _ in group])
+
+
+def pending(fence: SyncFile) -> list[FenceInfo]:
+    """The fences in it that are active."""
+    return [one for one in fence.info().fences if one.status == 0]
 
 
 def watch_handles(look: Scan, asleep: Iterable[Waiter], stack: ExitStack) -> Iterator[Watched]:
@@ -198,7 +250,7 @@ def watch_handles(look: Scan, asleep: Iterable[Waiter], stack: ExitStack) -> Ite
                 look.miss("syncobjs by handle", REFUSED)
                 continue
             if device is not None and (fence is None or fence.status == 0):
-                yield Watched(Kind.DRM, name, None, fence, holders, (handle, point))
+                yield found_now(Kind.DRM, name, None, fence, holders, (handle, point))
 
 
 def fence_at(device: DrmDevice, holder: Descriptor, handle: int, point: int, stack: ExitStack) -> SyncFile | None:
@@ -265,23 +317,3 @@ def exported(device: DrmDevice, process: PidFd, fd: int, stack: ExitStack) -> Sy
     with imported(device, process, fd) as syncobj:
         fence = None if syncobj is None else fence_in(syncobj)
         return None if fence is None else stack.enter_context(fence)
-
-
-def holders_of(fence: SyncFile, one: Watched, held: Iterable[HeldSyncFile]) -> tuple[Descriptor, ...]:
-    """Who holds a sync_file now, but for us."""
-    ours = (os.getpid(), fence.fileno())
-    for other in held:
-        first = other.holders[0]
-        if other.info.name == one.name and is_same(ours, (first.process.pid, first.fd)):
-            return tuple(each for each in other.holders if each.process.pid != ours[0] or each in one.holders)
-    return ()
-
-
-def is_same(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two descriptors are one open file; not so if one is gone."""
-    try:
-        return same_file(one, other)
-    except OSError as error:
-        if error.errno not in GONE | {errno.EPERM}:
-            raise
-        return False

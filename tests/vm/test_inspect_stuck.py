@@ -1,16 +1,19 @@
 """linuxsync stuck: what does not signal, who waits for it, who is to signal it, and processes that wait in a circle."""
 
 import errno
+import io
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,9 +22,21 @@ from buffer_words import PAGE
 from kernel_words import refused
 from look_words import NOBODY, as_nobody, linuxsync, process, scene
 
-from linuxsync import Access, DrmDevice, OwnedFd, SyncFile, Syncobj, Timeline, VgemDevice, merge
+from linuxsync import Access, DrmDevice, OwnedFd, SyncFile, Syncobj, Timeline, VgemDevice, merge, wait_any
+from linuxsync.cli.graph import as_trees
 from linuxsync.fencedev import Fill
-from linuxsync.inspect import deadlocks, scan, stuck_fences, waiters
+from linuxsync.inspect import (
+    Descriptor,
+    Kind,
+    Owed,
+    Process,
+    StuckFence,
+    Waiter,
+    deadlocks,
+    scan,
+    stuck_fences,
+    waiters,
+)
 from linuxsync.syncobj import container_of
 
 AFTER = ("--after", "0.2")
@@ -103,9 +118,8 @@ def test_who_waits_and_who_is_to_signal():
             )
             assert lines[2:] == [
                 "",
-                f"compositor {compositor}",
-                f"└── in ppoll for sync_file {name}, active for T at least",
-                f"    └── sw_sync gpu, for client {client} to signal",
+                f"compositor {compositor} in ppoll for sync_file {name}, active for T at least",
+                f"└ sw_sync gpu, for client {client} to signal",
             ]
             assert dry == f"sw_sync\\x20gpu client\\x20{client} compositor\\x20{compositor}\\x20in\\x20ppoll\n"
 
@@ -168,6 +182,42 @@ def test_a_circle_that_may_end():
         assert lines[-2:] == [f"  but {doubt}" for doubt in doubts]
 
 
+@pytest.mark.parametrize(
+    ("wait", "doubt"),
+    [
+        (lambda fence, other: fence.wait(600), "has set a time limit"),
+        (lambda fence, other: wait_any([fence, other]), "waits for something else as well"),
+    ],
+)
+def test_a_circle_that_something_else_ends(wait, doubt):
+    """Who polls several is woken by any, and who has a limit gives up: neither is a deadlock for certain."""
+    with ExitStack() as stack:
+        left, right = (stack.enter_context(end) for end in socket.socketpair())
+        other = stack.enter_context(Timeline("other"))
+        third = stack.enter_context(other.create_fence(1))
+        number = third.fileno()
+
+        def exchange():
+            wait(received(left), SyncFile(number))
+
+        with process("client", lambda: give(left, "gpu"), (left.fileno(), number), exchange) as (client, _):
+            compositor, _ = stack.enter_context(owner("compositor", "display", right, lambda: received(right).wait()))
+            asleep(client, ("ppoll", "poll", "select", "pselect6"))
+            asleep(compositor)
+            (deadlock,) = linuxsync("stuck", *AFTER, "--json").json["deadlocks"]
+            assert deadlock["doubts"] == [f"client {client} {doubt}"]
+            assert linuxsync("stuck", *AFTER, "--pid", "1", "--json").json["deadlocks"] == []
+            said = linuxsync("stuck", *AFTER, "-r")
+            assert "possible deadlock: " in said.err and "deadlock" not in said.out
+
+
+def give(pair, name):
+    """Send a fence of a timeline of our own."""
+    KEPT.append(Timeline(name))
+    with KEPT[-1].create_fence(1) as fence:
+        socket.send_fds(pair, [b"f"], [fence.fileno()])
+
+
 def test_a_process_that_waits_for_itself():
     """With no other thread it waits for ever; with one, that one may signal, and nothing is said."""
 
@@ -214,22 +264,45 @@ def test_a_merged_fence_of_three_holders():
 
 
 def test_timelines_of_one_name():
-    """Told apart by the context that the kernel puts into the sync_file's name; where it is lost, both may be meant."""
+    """Whoever merges fences names the file as they like, so no name makes it sure; the likely one comes first."""
     with ExitStack() as stack:
         ends = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)]
         pids = [stack.enter_context(owner(f"number {n}", "gpu", theirs))[0] for n, (_, theirs) in enumerate(ends)]
         fences = [stack.enter_context(received(ours)) for ours, _ in ends]
-        other = stack.enter_context(Timeline("x"))
-        with other.create_fence(1) as fence:
-            renamed = stack.enter_context(fences[0].merge(fence, name="renamed"))
-        rows = {row["name"]: row for row in linuxsync("stuck", *AFTER, "--json").json["stuck"]}
-        for fence, pid in zip(fences, pids, strict=True):
-            (owed,) = rows[fence.name]["by"]
-            assert owed["sure"] and [who["pid"] for who in owed["owners"]] == [pid]
-        (owed,) = (owed for owed in rows[renamed.name]["by"] if owed["timeline"] == "gpu")
-        assert not owed["sure"] and [who["pid"] for who in owed["owners"]] == sorted(pids)
-        shown = linuxsync("stuck", *AFTER, "-n", "-o", "name,by").out
-        assert re.search(rf"^renamed .*number 0 {pids[0]}\?; number 1 {pids[1]}\?", shown, re.MULTILINE)
+        forged = stack.enter_context(fences[0].merge(fences[0], name=fences[1].name))
+        rows = linuxsync("stuck", *AFTER, "--json").json["stuck"]
+        for fence, pid in [(fences[0], pids[0]), (fences[1], pids[1]), (forged, pids[1])]:
+            (row,) = (row for row in rows if fence.fileno() in [holder["fd"] for holder in row["holders"]])
+            (owed,) = row["by"]
+            assert not owed["sure"]
+            assert owed["owners"][0]["pid"] == pid and sorted(who["pid"] for who in owed["owners"]) == sorted(pids)
+        shown = linuxsync("stuck", *AFTER, "-n", "-o", "by").out
+        assert f"number 0 {pids[0]}?; number 1 {pids[1]}?" in shown
+
+
+def test_a_device_by_name_alone(tmp_path):
+    """A file that is called as a device is none: who holds it has given nobody any work."""
+    text = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x20000) == 0 and libc.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 0x40000), None) == 0
+assert libc.mount(b"none", b"/dev/dri", b"tmpfs", 0, None) == 0
+file = open("/dev/dri/card0", "w")
+ready(fd=file.fileno())
+"""
+    with (
+        scene(text, name="impostor") as impostor,
+        VgemDevice.open() as vgem,
+        vgem.create_dumb(8, 8, 32) as gem,
+        gem.export() as buf,
+    ):
+        assert Path(f"/proc/{impostor.pid}/fd/{impostor.facts['fd']}").readlink() == Path("/dev/dri/card0")
+        attached = vgem.attach_fence(gem, write=True)
+        (row,) = linuxsync("stuck", *AFTER, "--json").json["stuck"]
+        attached.signal()
+        (owed,) = row["by"]
+        assert owed["sure"] and {who["pid"] for who in owed["owners"]} == {os.getpid()}
+        assert buf.size
 
 
 def test_what_signals_in_time_is_not_stuck(timeline, fence):
@@ -244,6 +317,102 @@ def test_what_signals_in_time_is_not_stuck(timeline, fence):
     shown = linuxsync("stuck", *AFTER)
     assert (shown.status, shown.err) == (0, "")
     assert shown.out.splitlines() == ["KIND  NAME  FOR  OWED  BY  HOLDERS  WAITERS"]
+
+
+def test_what_signals_while_the_answer_is_made(timeline, fence, monkeypatch):
+    """After the last look at the processes: it is not stuck, and certainly not something that nobody has submitted."""
+    looks = []
+
+    def look(*arguments):
+        looks.append(scan(*arguments))
+        if len(looks) == 2:
+            timeline.inc()
+        return looks[-1]
+
+    monkeypatch.setattr("linuxsync.inspect.stuck.scan", look)
+    assert stuck_fences(0.1)[0] == []
+    assert len(looks) == 2
+
+
+def test_how_long_it_was_active(timeline, monkeypatch):
+    """Counted from when it was first seen, not from when the look began."""
+    began = []
+
+    def look(*arguments):
+        if not began:
+            time.sleep(1)
+            began.append(timeline.create_fence(1))
+        return scan(*arguments)
+
+    monkeypatch.setattr("linuxsync.inspect.stuck.scan", look)
+    (row,), _ = stuck_fences(0.1)
+    began[0].close()
+    assert row.active_ns > 0.05e9
+    start = time.monotonic()
+    began.clear()
+    (row,), _ = stuck_fences(0.1)
+    began[0].close()
+    assert row.active_ns < (time.monotonic() - start - 1) * 1e9
+
+
+def test_readers_and_writers_of_a_buffer(heap):
+    """Who polls to read waits for writers alone, who polls to write for all."""
+    with (
+        heap.alloc(PAGE) as buf,
+        Timeline("reads") as reads,
+        Timeline("writes") as writes,
+        reads.create_fence(1) as read,
+        writes.create_fence(1) as written,
+    ):
+        buf.import_sync_file(read, Access.READ)
+        buf.import_sync_file(written, Access.WRITE)
+        number = buf.fileno()
+
+        def polling(events):
+            poll = select.poll()
+            poll.register(number, events)
+            return poll.poll
+
+        with (
+            process("reader", lambda: 0, (number,), polling(select.POLLIN)) as (reader, _),
+            process("writer", lambda: 0, (number,), polling(select.POLLOUT)) as (writer, _),
+        ):
+            asleep(reader)
+            asleep(writer)
+            rows = linuxsync("stuck", *AFTER, "--json").json["stuck"]
+            owed = {
+                tuple(sorted(one["timeline"] for one in row["owed"])): sorted(one["pid"] for one in row["waiters"])
+                for row in rows
+                if row["kind"] == "dma_buf"
+            }
+            assert owed == {("writes",): sorted([reader, writer]), ("reads", "writes"): [writer]}
+        writes.inc()
+        rows = [row for row in linuxsync("stuck", *AFTER, "--json").json["stuck"] if row["kind"] == "dma_buf"]
+        assert [[one["timeline"] for one in row["owed"]] for row in rows] == [["reads"]]
+
+
+def test_a_long_chain():
+    """A thousand processes that wait for each other in a row: the tree ends somewhere."""
+    each = [Process(pid, f"p{pid}", 0) for pid in range(1, 1001)]
+    rows = [
+        StuckFence(
+            Kind.SYNC_FILE,
+            f"f{after.pid}",
+            None,
+            (Owed("sw_sync", f"t{after.pid}", (Descriptor(after, 3, Kind.SW_SYNC, "/sw_sync"),), True),),
+            (Descriptor(before, 4, Kind.SYNC_FILE, "anon_inode:sync_file"),),
+            (Waiter(before, before.pid, before.comm, "ppoll", (4,)),),
+            1,
+        )
+        for before, after in pairwise(each)
+    ]
+    out = io.StringIO()
+    with redirect_stdout(out):
+        as_trees(rows)
+    lines = out.getvalue().splitlines()
+    assert sum(" in ppoll for " in line for line in lines) == 999
+    assert max(len(line) - len(line.lstrip()) for line in lines) == 80
+    assert deadlocks(rows) == []
 
 
 def test_a_failed_fence_is_not_stuck():
@@ -276,7 +445,7 @@ def test_a_queue_that_hangs(device, heap):
         with process("waiter", lambda: 0, (number,), lambda: SyncFile(number).wait()) as (pid, _):
             asleep(pid)
             lines = linuxsync("stuck", *AFTER).out.splitlines()
-            assert lines[-1].startswith("    └── fencedev draw, which has its work from ")
+            assert lines[-1].startswith("└ fencedev draw, which has its work from ")
         queue.reset()
         job.fence.wait(10)
         assert linuxsync("stuck", *AFTER).status == 0
@@ -335,7 +504,7 @@ def test_a_syncobj_that_is_but_a_handle(gpu, point, timeline, fence):
         assert [who["fd"] for who in row["by"][0]["owners"]] == [timeline.fileno()]
         assert row["waiters"] == [waiting(game, "game", fd, call="ioctl")]
         assert {who["pid"] for who in row["holders"]} == {os.getpid(), game}
-        assert f"└── in ioctl for {name}, active for" in lines[-2]
+        assert f"game {game} in ioctl for {name}, active for" in lines[-2]
         assert handles == [handle]
         timeline.inc()
         assert linuxsync("stuck", *AFTER).status == 0
@@ -352,7 +521,7 @@ def test_a_point_that_nobody_submits(gpu):
             assert row["for"] >= 0.2e9
             shown = linuxsync("stuck", *AFTER).out
             assert re.search(rf"^drm +syncobj {handle} point 9 +\S+ m?s +not submitted +- ", shown, re.MULTILINE)
-            assert shown.splitlines()[-1] == "    └── which nobody has submitted"
+            assert shown.splitlines()[-1] == "└ which nobody has submitted"
             syncobj.signal(9)
             assert linuxsync("stuck", *AFTER).status == 0
 
@@ -374,7 +543,7 @@ def test_a_wait_inside_the_kernel(screen, fence, timeline):
         assert "dma_fence" in row["name"]
         assert [(one["pid"], one["call"]) for one in row["waiters"]] == [(compositor, "ioctl")]
         lines = linuxsync("stuck", *AFTER).out.splitlines()
-        assert lines[-1] == "    └── which the kernel does not name"
+        assert lines[-1] == "└ which the kernel does not name"
         timeline.inc()
         assert linuxsync("stuck", *AFTER).status == 0
 
@@ -476,10 +645,10 @@ def test_names_that_would_obey(tmp_path):
 def test_a_graph_that_cant_be_drawn(timeline, fence, tmp_path, monkeypatch):
     """The next step is said; --watch has no graph."""
     nowhere = linuxsync("stuck", *AFTER, "--svg", str(tmp_path / "no" / "file.svg"))
-    assert nowhere.status == 1 and "No such file or directory" in nowhere.err
+    assert nowhere.status == 2 and "No such file or directory" in nowhere.err
     monkeypatch.setenv("PATH", str(tmp_path))
     without = linuxsync("stuck", *AFTER, "--svg", str(tmp_path / "file.svg"))
-    assert without.status == 1 and "apt install graphviz" in without.err
+    assert without.status == 2 and "apt install graphviz" in without.err
     assert linuxsync("stuck", "--watch", "--dot").status == 2
     assert linuxsync("stuck", "--after", "-1").status == 2
 

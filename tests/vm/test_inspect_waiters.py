@@ -1,11 +1,13 @@
 """linuxsync.inspect.waiters: which thread waits for which descriptor, by which call."""
 
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 from children import forked
-from look_words import become_nobody, scene
+from look_words import become_nobody, linuxsync, scene
 
 from linuxsync.inspect import Waiter, scan, waiters
 
@@ -55,7 +57,7 @@ def settled(pid, tid, call):
     ("work", "calls", "fds"),
     [
         ("in_poll", {"poll"}, ("a", "b")),
-        ("in_select", {"select", "pselect6"}, ("a", "b")),
+        ("in_select", {"select", "pselect6"}, ("b",)),  # a fence is never exceptional
         ("in_epoll", {"epoll_wait", "epoll_pwait"}, ("b",)),
         ("in_wait", {"ppoll"}, ("a",)),
         ("in_start", {"ioctl"}, ("buf",)),
@@ -85,7 +87,11 @@ def test_who_does_not_wait(fence):
     with scene("t = Timeline('x')\nready()") as found:
         time.sleep(0.2)
         assert waiters(scan([found.pid])) == []
-    assert all(isinstance(one, Waiter) and one.process.pid != os.getpid() for one in waiters(scan()))
+    with scene(SETUP + "ready(tid=start(in_wait))") as found:
+        settled(found.pid, found.facts["tid"], {"ppoll"})
+        everybody = waiters(scan())
+        assert found.pid in {one.process.pid for one in everybody}
+        assert all(isinstance(one, Waiter) and one.process.pid != os.getpid() for one in everybody)
 
 
 def test_as_an_ordinary_user():
@@ -101,3 +107,93 @@ def test_as_an_ordinary_user():
 
         with forked(as_nobody):
             pass
+
+
+HOSTILE = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.argtypes = [ctypes.c_long] * 7
+timeline = Timeline("owed")
+fence = timeline.create_fence(1)
+class Polled(ctypes.Structure):
+    _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
+polled = (Polled * 2)(Polled(fence.fileno(), 1, 0), Polled(fence.fileno(), 0, 0))
+silent = (Polled * 1)(Polled(fence.fileno(), 0, 0))
+TOP = -256
+calls = {
+    "select": lambda: libc.syscall(23, 0, TOP, 0, 0, 0, 0),
+    "wide": lambda: libc.syscall(7, ctypes.addressof(polled), 0x100000001, -1, 0, 0, 0),
+    "silent": lambda: libc.syscall(7, ctypes.addressof(silent), 1, -1, 0, 0, 0),
+}
+thread = threading.Thread(target=calls[sys.argv[1]], daemon=True)
+thread.start()
+ready(tid=thread.native_id, fd=fence.fileno())
+"""
+
+
+@pytest.mark.parametrize(("call", "fds"), [("select", None), ("wide", 1), ("silent", None)])
+def test_arguments_that_mean_nothing(call, fds):
+    """Pointers to nowhere, numbers wider than the kernel takes, descriptors without events."""
+    with scene(HOSTILE, call) as found:
+        tid = found.facts["tid"]
+        while "poll" not in Path(f"/proc/{found.pid}/task/{tid}/wchan").read_text() and call != "select":
+            time.sleep(0.02)
+        time.sleep(0.3)
+        got = [waiter.fds for waiter in waiters(scan([found.pid])) if waiter.tid == tid]
+        assert got == ([] if fds is None else [(found.facts["fd"],)])
+        assert linuxsync("stuck", "--after", "0.1").status == 1
+
+
+def test_after_a_stop():
+    """A SIGSTOP and a SIGCONT make another call of poll(2); nothing else does that is not one."""
+    text = SETUP + "tid = start(in_poll)\nready(tid=tid, a=a.fileno(), b=b.fileno())"
+    with scene(text, name="waiter") as found:
+        before = settled(found.pid, found.facts["tid"], {"poll"})
+        os.kill(found.pid, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(found.pid, signal.SIGCONT)
+        time.sleep(0.3)
+        assert settled(found.pid, found.facts["tid"], {"poll"}) == before
+        assert Path(f"/proc/{found.pid}/task/{found.facts['tid']}/syscall").read_text().split()[0] == "219"
+
+
+def test_limits():
+    """Whether a call was given a time."""
+    text = """
+import select
+timeline = Timeline("owed")
+fence = timeline.create_fence(1)
+p = select.poll(); p.register(fence.fileno(), select.POLLIN)
+e = select.epoll(); e.register(fence.fileno(), select.EPOLLIN)
+f = fence.fileno()
+calls = [lambda: p.poll(), lambda: p.poll(600000), lambda: e.poll(), lambda: e.poll(600),
+         lambda: select.select([f], [], []), lambda: select.select([f], [], [], 600),
+         lambda: fence.wait(), lambda: fence.wait(600)]
+threads = [threading.Thread(target=call, daemon=True) for call in calls]
+for thread in threads: thread.start()
+ready(tids=[thread.native_id for thread in threads])
+"""
+    with scene(text) as found:
+        for at, tid in enumerate(found.facts["tids"]):
+            waiter = settled(found.pid, tid, {"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait"})
+            assert waiter.limited is bool(at % 2), waiter
+
+
+def test_epolls():
+    """By the files that they hold, not by the numbers that these once had; and epolls in epolls."""
+    text = """
+import select
+timeline = Timeline("owed")
+a, b = timeline.create_fence(1), timeline.create_fence(2)
+inner, outer = select.epoll(), select.epoll()
+inner.register(a.fileno(), select.EPOLLIN)
+outer.register(inner.fileno(), select.EPOLLIN)
+kept, number = a.dup(), a.detach()
+os.dup2(b.fileno(), number)
+thread = threading.Thread(target=outer.poll, daemon=True)
+thread.start()
+ready(tid=thread.native_id, kept=kept.fileno(), number=number, b=b.fileno())
+"""
+    with scene(text) as found:
+        waiter = settled(found.pid, found.facts["tid"], {"epoll_wait", "epoll_pwait"})
+        assert waiter.fds == (found.facts["kept"],)
