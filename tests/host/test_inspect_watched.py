@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
 
 LATE = ("prometheus_client", "rich.live", "rich.console", "http.server")
 
@@ -35,3 +44,72 @@ def test_what_only_some_commands_need_is_imported_by_them() -> None:
     code = f"import sys, linuxsync.cli; print([name for name in {LATE!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+FEW = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+SERVE = "from linuxsync.cli import main; main(['metrics', '--listen', '0', '--pid', '1'])"
+CANNOT = """
+import errno, os
+from linuxsync.cli import exposition
+def look():
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+exposition.serve(look, "127.0.0.1", 0)
+"""
+
+
+@contextmanager
+def serving(code: str) -> Iterator[tuple[int, list[str]]]:
+    """The port of a server, and what it has said on stderr when the block is left."""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as server:
+        said: list[str] = []
+        try:
+            assert server.stderr is not None
+            yield int(server.stderr.readline().rpartition(":")[2].removesuffix("/metrics\n")), said
+            server.terminate()
+            said += server.communicate(timeout=60)[1].splitlines()
+            assert server.returncode == 0
+        finally:
+            server.kill()
+
+
+def scraped(port: int) -> str:
+    """What Prometheus would read."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+        return str(response.read().decode())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\n"])
+def test_idle_connections_are_in_nobodys_way(sent: bytes) -> None:
+    """Many more than it may have descriptors, with half a request or none: scrapes are answered at once."""
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
+    with serving(FEW + SERVE) as (port, said), ExitStack() as idle:
+        for _ in range(300):
+            one = idle.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            try:
+                one.sendall(sent)
+            except ConnectionError:
+                pass  # others were in need of its place
+        began = time.monotonic()
+        assert "linuxsync_scan_seconds" in scraped(port)
+        assert time.monotonic() - began < 5  # what a connection has to ask
+    assert said == []
+
+
+def test_who_does_not_ask_is_dropped() -> None:
+    """After five seconds, with nobody else there."""
+    with serving(SERVE) as (port, said), socket.create_connection(("127.0.0.1", port), 30) as one:
+        one.sendall(b"GET /metrics HTTP/1.1\r\n")
+        began = time.monotonic()
+        assert one.recv(1000) == b""
+        assert 4 < time.monotonic() - began < 20
+    assert said == []
+
+
+def test_a_look_that_fails() -> None:
+    """Status 503, and a line of why to both sides."""
+    with serving(CANNOT) as (port, said), pytest.raises(urllib.error.HTTPError) as raised:
+        scraped(port)
+    why = "can't look at this machine: [Errno 24] Too many open files"
+    with raised.value as error:
+        assert (error.code, error.read().decode()) == (503, f"{why}\n")
+    assert said == [f"linuxsync: {why}"]
