@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, NoReturn
 
-from prometheus_client import CollectorRegistry, MetricsHandler, generate_latest, write_to_textfile
+from prometheus_client import CollectorRegistry, MetricsHandler, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -95,10 +98,22 @@ def as_text(families: list[Metric]) -> str:
 def write(families: list[Metric], path: str) -> None:
     """Replace a file by the exposition of what was measured; whoever reads it has the old one or the new one, whole.
 
+    All may read it, whatever the umask: node_exporter is somebody else.
+
     Raises:
         OSError: EACCES, ENOENT, ENOSPC, ...: it is as it was.
     """
-    write_to_textfile(path, registry_of(Taken(families)))
+    text = as_text(families)
+    folder, name = os.path.split(path)
+    number, beside = tempfile.mkstemp(prefix=f"{name}.", dir=folder or ".")
+    try:
+        with open(number, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(number, 0o644)
+        Path(beside).rename(path)
+    except BaseException:
+        Path(beside).unlink()
+        raise
 
 
 def serve(look: Look, address: str, port: int) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 import click
@@ -44,7 +45,8 @@ def metrics(textfile: str | None, listen: tuple[str, int] | None, no_processes: 
 
     Every scrape takes a fresh look, one at a time. A process that holds something has up to seven series of its own:
     use --no-processes where they come and go quickly. A timeline has three or four: --driver and --timeline choose, and
-    what has no such fence does not count then. Names are escaped as in all tables; whoever may connect reads them.
+    what has no such fence does not count then. Names are escaped as in all tables. Whoever may connect reads them,
+    and everybody on this machine reads the file, which gets mode 0644: it holds names of processes and timelines.
 
     Exit status: 0; 1 if it can't be written or served.
     """
@@ -67,9 +69,8 @@ def metrics(textfile: str | None, listen: tuple[str, int] | None, no_processes: 
         try:
             exposition.write(found, textfile)
         except OSError as error:
-            raise click.ClickException(
-                f"can't write {textfile}: {error.strerror}; what was there is as it was"
-            ) from None
+            kept = "; what was there is as it was" if os.path.lexists(textfile) else ""
+            raise click.ClickException(f"can't write {textfile}: {error.strerror}{kept}") from None
     elif listen is not None:
         address, port = listen
         try:

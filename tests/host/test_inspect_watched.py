@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,33 @@ def test_metrics() -> None:
     assert (said.returncode, said.stderr) == (0, "")
     for line in ('linuxsync_sync_files{status="active"} 0.0', 'linuxsync_descriptors{kind="sync_file"} 0.0'):
         assert line in said.stdout.splitlines()
+
+
+def test_textfile_under_any_umask(tmp_path: Path) -> None:
+    """node_exporter, who is somebody else, reads it; and nothing is left beside it."""
+    path = tmp_path / "linuxsync.prom"
+    before = os.umask(0o077)
+    try:
+        for _ in range(2):
+            said = answer("metrics", "--pid", "1", "--textfile", str(path))
+            assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+            assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+    assert [*tmp_path.iterdir()] == [path] and "linuxsync_scan_seconds" in path.read_text()
+
+
+def test_textfile_that_cannot_be_written(tmp_path: Path) -> None:
+    """What was there is spoken of if it was there."""
+    folder, none = tmp_path / "x.prom", tmp_path / "none" / "x.prom"
+    folder.mkdir()
+    for path, why in (
+        (none, "No such file or directory"),
+        (folder, "Is a directory; what was there is as it was"),
+    ):
+        said = answer("metrics", "--pid", "1", "--textfile", str(path))
+        assert (said.returncode, said.stderr) == (1, f"Error: can't write {path}: {why}\n")
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_top() -> None:
