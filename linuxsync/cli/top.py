@@ -21,7 +21,7 @@ from .text import duration, plain
 
 __all__ = ["top"]
 
-FASTEST = 0.1  # seconds
+FASTEST, SLOWEST = 0.05, 86400.0  # seconds
 
 
 def show_growth(value: float | None) -> str:
@@ -162,7 +162,7 @@ class View:
         elif key in " f":
             self.frozen = not self.frozen
         elif key in "+-":
-            self.interval = max(FASTEST, self.interval * (2 if key == "+" else 0.5))
+            self.interval = min(SLOWEST, max(FASTEST, self.interval * (2 if key == "+" else 0.5)))
         elif key == "q":
             self.done = True
 
@@ -190,9 +190,22 @@ class View:
         return any(self.filter in name for name in names)
 
 
+def possible(context: click.Context, option: click.Parameter, value: float) -> float:
+    """An interval: neither nan, which is in no range, nor more than can be slept."""
+    if not FASTEST <= value <= SLOWEST:
+        raise click.BadParameter(f"{value:g} is not between {FASTEST:g} and {SLOWEST:g} seconds")
+    return value
+
+
 @click.command(epilog=f"\b\nKeys:\n  {KEYS}\n\n{TABLE.help}")
 @click.option(
-    "-d", "--interval", type=click.FloatRange(FASTEST), default=1.0, help="Seconds from one look to the next; 1."
+    "-d",
+    "--interval",
+    type=float,
+    metavar="S",
+    callback=possible,
+    default=1.0,
+    help="Seconds from one look to the next, 0.05 to a day; 1.",
 )
 @click.option("--sort", type=click.Choice([*ORDERS]), default="growth", help="What comes first; growth.")
 @click.option("-n", "--count", type=click.IntRange(1), help="End after so many looks.")

@@ -69,6 +69,14 @@ def test_top() -> None:
     assert [json.loads(line)["processes"] for line in said.stdout.splitlines()] == [[], []]
 
 
+@pytest.mark.parametrize("interval", ["nan", "inf", "-inf", "1e300", "86401", "0.04", "0", "-1", "x"])
+def test_top_with_an_impossible_interval(interval: str) -> None:
+    """A mistake, and no traceback."""
+    said = answer("top", "-n", "1", f"--interval={interval}")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith("Usage: ") and "Error: Invalid value for '-d' / '--interval'" in said.stderr
+
+
 def test_what_only_some_commands_need_is_imported_by_them() -> None:
     """So that every command starts as fast as it can."""
     code = f"import sys, linuxsync.cli; print([name for name in {LATE!r} if name in sys.modules])"
