@@ -23,8 +23,10 @@ __all__ = ["main"]
 def main() -> None:
     """Who holds which fences and buffers on this machine, and who waits for what.
 
-    Everything is read from /proc, debugfs and the fences themselves; nothing of it is changed. An ordinary user sees
-    their own processes, root all. Each command has --json for programs and --help that lists its columns.
+    Everything is read from /proc, debugfs and the fences themselves. Nothing of it is changed, but stuck polls fences,
+    --confirm asks in ways that the kernel notices, and leaks --stacks sets probes. An ordinary user sees their own
+    processes, root all. Each command has --help, which lists its columns, and --json for programs; metrics prints for
+    Prometheus alone.
     """
 
 

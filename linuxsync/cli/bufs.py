@@ -140,7 +140,10 @@ PROCESSES: Table[ProcessBuffers] = Table(
 )
 
 
-@click.command(epilog=f"{TABLE.help}\n\n{PROCESSES.help.replace('Columns', 'Columns with --by process')}")
+@click.command(
+    short_help="List dma-bufs: size, maker, holders and implicit fences",
+    epilog=f"{TABLE.help}\n\n{PROCESSES.help.replace('Columns', 'Columns with --by process')}",
+)
 @click.option("--by", type=click.Choice(["buffer", "process"]), default="buffer", help="A line for each of these.")
 @click.option("--exporter", metavar="NAME", multiple=True, help="Only buffers of this exporter (* and ? match).")
 @selecting

@@ -27,7 +27,7 @@ TABLE: Table[Finding] = Table(
 )
 
 
-@click.command(epilog=TABLE.help)
+@click.command(short_help="Say what this machine offers, what is missing, what helps", epilog=TABLE.help)
 @click.option("--require", metavar="NAME", multiple=True, help="Fail unless this is ok; may be repeated.")
 @TABLE.options
 def doctor(require: tuple[str, ...], output: Output) -> None:

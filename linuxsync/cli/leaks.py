@@ -127,7 +127,7 @@ TABLE: Table[Line] = Table(
 )
 
 
-@click.command(epilog=TABLE.help)
+@click.command(short_help="Find processes that get more and more fences or buffers", epilog=TABLE.help)
 @click.option("--interval", type=click.FloatRange(0.05), default=1.0, metavar="S", help="Seconds between samples; 1.")
 @click.option("--for", "lasting", type=click.FloatRange(0), metavar="S", help="Seconds to measure; 10 intervals.")
 @click.option(

@@ -30,7 +30,7 @@ def place(context: click.Context, option: click.Parameter, value: str | None) ->
     return address or "127.0.0.1", int(port)
 
 
-@click.command()
+@click.command(short_help="Print, write or serve the numbers of all this for Prometheus")
 @click.option("--textfile", metavar="PATH", help="Write this file, at once, for node_exporter: a name in *.prom.")
 @click.option(
     "--listen",

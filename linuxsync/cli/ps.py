@@ -75,7 +75,7 @@ TABLE: Table[HeldSyncFile | Part] = Table(
 )
 
 
-@click.command(epilog=TABLE.help)
+@click.command(short_help="List sync_files: their fences, and who holds them", epilog=TABLE.help)
 @click.option("-v", "--verbose", is_flag=True, help="A line for each fence of a sync_file that has several.")
 @click.option("--active", is_flag=True, help="Only what has not signaled.")
 @selecting

@@ -63,7 +63,7 @@ def fact(name: str, value: Any, line: str | None = None) -> Fact:
     return Fact(name, value, [("-" if value is None else str(value)) if line is None else line])
 
 
-@click.command()
+@click.command(short_help="Show everything known about one object")
 @click.option("--confirm", is_flag=True, help="Poll fences, and ask sw_sync timelines for their names by a fence.")
 @click.option("-J", "--json", "as_json_", is_flag=True, help="Print JSON, for programs.")
 @click.argument("what", nargs=-1, required=True, metavar="PID FD | INO | PATH")

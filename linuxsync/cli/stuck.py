@@ -122,7 +122,7 @@ def deadlock_json(one: Deadlock) -> dict[str, Any]:
     }
 
 
-@click.command(epilog=TABLE.help)
+@click.command(short_help="Find fences that do not signal, who waits, who is to signal", epilog=TABLE.help)
 @click.option(
     "--after", metavar="S", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds to poll them for."
 )

@@ -46,7 +46,7 @@ TABLE: Table[HeldSyncobj] = Table(
 )
 
 
-@click.command(epilog=TABLE.help)
+@click.command(short_help="List DRM syncobjs that processes hold as descriptors", epilog=TABLE.help)
 @click.option("--active", is_flag=True, help="Only those with fences that have not signaled.")
 @selecting
 @TABLE.options

@@ -78,7 +78,7 @@ TABLE: Table[HeldTimeline] = Table(
 )
 
 
-@click.command(epilog=TABLE.help)
+@click.command(short_help="List timelines of fences in sync_files, and of sw_sync", epilog=TABLE.help)
 @click.option("--active", is_flag=True, help="Only those with points or fences that have not signaled.")
 @click.option("--confirm", is_flag=True, help="Ask sw_sync timelines for their names by a fence: then OWNER is sure.")
 @selecting

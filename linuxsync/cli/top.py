@@ -197,7 +197,10 @@ def possible(context: click.Context, option: click.Parameter, value: float) -> f
     return value
 
 
-@click.command(epilog=f"\b\nKeys:\n  {KEYS}\n\n{TABLE.help}")
+@click.command(
+    short_help="Show what each process holds and waits for, again and again",
+    epilog=f"\b\nKeys:\n  {KEYS}\n\n{TABLE.help}",
+)
 @click.option(
     "-d",
     "--interval",

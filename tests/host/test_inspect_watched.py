@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from linuxsync.cli import main
+
 LATE = ("prometheus_client", "rich.live", "rich.console", "http.server")
 
 
@@ -67,6 +69,15 @@ def test_top() -> None:
     said = answer("top", "-J", "-n", "2", "-d", "0.1", "--comm", "no such process")
     assert (said.returncode, said.stderr) == (0, "")
     assert [json.loads(line)["processes"] for line in said.stdout.splitlines()] == [[], []]
+
+
+def test_no_summary_is_cut() -> None:
+    """Each command has a line that fits, and is there."""
+    said = answer("--help")
+    assert (said.returncode, said.stderr) == (0, "")
+    lines = said.stdout.partition("\nCommands:\n")[2].splitlines()
+    assert not [line for line in lines if line.endswith("...") or len(line) > 80]
+    assert [line.split()[0] for line in lines] == sorted(main.commands)
 
 
 @pytest.mark.parametrize("interval", ["nan", "inf", "-inf", "1e300", "86401", "0.04", "0", "-1", "x"])
