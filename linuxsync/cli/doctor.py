@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def doctor(require: tuple[str, ...], output: Output) -> None:
     for name in require:
         if name not in names and not name.startswith("drm:"):
             raise click.BadParameter(f"{name!r} is none of {', '.join(sorted(names))}", param_hint="--require")
-    TABLE.print(found, output)
+    if not (output.as_json or output.raw or output.columns) and sys.stdout.isatty():
+        for_people(found, output, shutil.get_terminal_size().columns)
+    else:
+        TABLE.print(found, output)
     lacking = [name for name in require if not any(one.name == name and one.state is State.OK for one in found)]
     for name in lacking:
         why = next(
@@ -49,6 +53,31 @@ def doctor(require: tuple[str, ...], output: Output) -> None:
         )
         print(f"linuxsync: {name} is required and {why}", file=sys.stderr)
     sys.exit(1 if lacking else 0)
+
+
+def for_people(found: list[Finding], output: Output, width: int) -> None:
+    """The table, if the terminal is wide enough; else WHY is wrapped, and FIX stands below it, whole to be copied."""
+    columns = [*TABLE.columns.values()]
+    cells = [[column.text(row) for column in columns] for row in found]
+    widths = [
+        max(len(cell) for cell in (column.name, *(line[at] for line in cells))) for at, column in enumerate(columns)
+    ]
+    if sum(widths) + 2 * (len(widths) - 1) <= width:
+        TABLE.print(found, output)
+        return
+    if not output.no_headings:
+        print(f"{'NAME':<{widths[0]}}  {'STATE':<{widths[1]}}  WHY, and the FIX below")
+    for name, state, why, fix in cells:
+        start = f"{name:<{widths[0]}}  {state:<{widths[1]}}  "
+        wrapped = textwrap.wrap(
+            why,
+            max(20, width - len(start)),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print(start + f"\n{' ' * len(start)}".join(wrapped))
+        if fix != "-":
+            print(f"{' ' * len(start)}-> {fix}")
 
 
 def of_vm() -> Iterator[Finding]:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from linuxsync import inspect
+from linuxsync.cli.doctor import TABLE, for_people
+from linuxsync.cli.table import Output
 from linuxsync.inspect import doctor as doctors
-from linuxsync.inspect.doctor import State
+from linuxsync.inspect.doctor import Finding, State
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +42,25 @@ def test_this_machine():
     assert found["root"]["state"] == ("ok" if os.geteuid() == 0 else "missing")
     assert found["qemu"]["state"] == ("ok" if shutil.which("qemu-system-x86_64") else "missing")
     assert Path("/dev/kvm").exists() or found["kvm"]["state"] == "missing"
+
+
+def test_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table where it fits; else no line is longer than it must be, and what is to be typed is whole."""
+    fix = "sudo chmod go+rx /sys/kernel/debug"
+    found = [Finding("heaps", State.OK, "system"), Finding("debugfs", State.MISSING, "no user may read it " * 4, fix)]
+    output = Output(as_json=False, columns="", no_headings=False, raw=False)
+    TABLE.print(found, output)
+    wide = capsys.readouterr().out
+    for_people(found, output, max(map(len, wide.splitlines())))
+    assert capsys.readouterr().out == wide
+    for_people(found, output, 60)
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME     STATE    WHY, and the FIX below",
+        "heaps    ok       system",
+        "debugfs  missing  no user may read it no user may read it no",
+        "                  user may read it no user may read it",
+        f"                  -> {fix}",
+    ]
 
 
 @pytest.mark.parametrize("command", [["bufs"], ["timelines"], ["syncobjs"], ["bufs", "--by=process"]])
