@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ..inspect import FEWEST, Frame, Growth, Kind, Origin, Sample, Stacks, growth, moments, record_stacks, sample
+from .seconds import Seconds
 from .selection import Selection, matches, selecting
 from .table import Column, Output, Table
 from .text import duration, plain
@@ -128,8 +129,8 @@ TABLE: Table[Line] = Table(
 
 
 @click.command(short_help="Find processes that get more and more fences or buffers", epilog=TABLE.help)
-@click.option("--interval", type=click.FloatRange(0.05), default=1.0, metavar="S", help="Seconds between samples; 1.")
-@click.option("--for", "lasting", type=click.FloatRange(0), metavar="S", help="Seconds to measure; 10 intervals.")
+@click.option("--interval", type=Seconds(0.05), default=1.0, metavar="S", help="Seconds between samples; 1.")
+@click.option("--for", "lasting", type=Seconds(), metavar="S", help="Seconds to measure; 10 intervals.")
 @click.option(
     "--alarm", type=click.IntRange(0), metavar="N", help="End with 1 when something has grown by more than N."
 )

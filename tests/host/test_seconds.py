@@ -3,6 +3,7 @@
 import click
 import pytest
 
+from linuxsync.cli.leaks import leaks
 from linuxsync.cli.seconds import DAY, Seconds
 
 
@@ -25,3 +26,13 @@ def test_another_range():
     assert Seconds(most=2 * DAY).convert("100000", None, None) == 100000
     with pytest.raises(click.BadParameter, match=r"from 0 to 5$"):
         Seconds(most=5).convert("6", None, None)
+
+
+@pytest.mark.parametrize("option", ["--interval", "--for"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-1"])
+def test_leaks(option, text, capsys):
+    """A usage error, before anything is measured."""
+    with pytest.raises(SystemExit) as ended:
+        leaks([option, text], prog_name="leaks")
+    assert ended.value.code == 2
+    assert f"Invalid value for '{option}': '{text}' is not a number of seconds from" in capsys.readouterr().err
