@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from stat import S_ISREG
+from typing import BinaryIO, NamedTuple
 
 from .._proc import start_time
 from .._tracefs import Instance, private_instance
@@ -38,6 +39,7 @@ PROBES = {
 # As the compiler may have left it: sync_file_merge.constprop.0.
 SYMBOL = r"^\w+ [tT] ({}(?:\.(?:constprop|isra|llvm)\.\d+)*)(?:\t|$)"
 MOST_FRAMES = 64
+MOST_READ = 256 << 20  # bytes of symbol tables, of all files together; some 5 MB are usual for one
 MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) \S+ \d+ +(/.*)$", re.MULTILINE)
 KERNEL_SYMBOL = re.compile(r"^([0-9a-f]+) [tTwW] (\S+)(?:\t(\[\S+\]))?$", re.MULTILINE)
 
@@ -128,7 +130,7 @@ class Stacks:
         self._instance = instance
         self._pids = pids
         self._found: Counter[tuple[int, int, str, tuple[int, ...], tuple[Frame, ...]]] = Counter()
-        self._symbols: dict[tuple[int, int], Symbols] = {}
+        self._symbols = SymbolTables()
         self._kernel_stack = instance.format("ftrace/kernel_stack")
         self._user_stack = instance.format("ftrace/user_stack")
         self._probes: dict[int, str] = {}
@@ -215,7 +217,7 @@ class Stacks:
 class Places:
     """The files that a process has mapped to run."""
 
-    def __init__(self, pid: int, symbols: dict[tuple[int, int], Symbols]) -> None:
+    def __init__(self, pid: int, symbols: SymbolTables) -> None:
         self.start = 0
         self._pid = pid
         self._symbols = symbols
@@ -251,17 +253,39 @@ class Places:
 
     def _symbols_of(self, start: int, end: int) -> Symbols | None:
         # By the mapping, not by its path, which in another mount namespace is another file, and after an upgrade none.
+        path = Path(f"/proc/{self._pid}/map_files/{start:x}-{end:x}")
         try:
-            with Path(f"/proc/{self._pid}/map_files/{start:x}-{end:x}").open("rb") as file:
-                status = Path(f"/proc/self/fd/{file.fileno()}").stat()
-                key = (status.st_dev, status.st_ino)
-                if key not in self._symbols:
-                    self._symbols[key] = Symbols(file)
-                return self._symbols[key]
+            # Anything can be mapped so that it looks like a program, and to open a device may do something to it.
+            if not S_ISREG(path.stat().st_mode):
+                return None
+            with open(path, "rb", opener=without_waiting) as file:
+                status = os.fstat(file.fileno())
+                return self._symbols.of(file, status) if S_ISREG(status.st_mode) else None
         except OSError as error:
-            if error.errno not in GONE | {errno.EPERM, errno.EACCES, errno.EIO}:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            return None
+            return None  # gone, or not for us, or what its file system has to say
+
+
+class SymbolTables:
+    """The symbols of each file of which somebody has asked for them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], Symbols] = {}
+        self._left = MOST_READ
+
+    def of(self, file: BinaryIO, status: os.stat_result) -> Symbols:
+        """Those of a file, as fstat(2) tells which it is."""
+        key = (status.st_dev, status.st_ino)
+        if key not in self._found:
+            self._found[key] = Symbols(file, self._left)
+            self._left -= self._found[key].spent
+        return self._found[key]
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file; if it has become something else meanwhile, then at least not wait for that, nor be ruled by it."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 class KernelSymbols:

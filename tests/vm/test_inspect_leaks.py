@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -523,6 +524,72 @@ def test_without_symbols_or_frame_pointers(tmp_path):
         assert shown.status == 1
         assert "    ioctl (" in shown.out
         assert "leak_here" not in shown.out
+
+
+# Frames of a program's own making, each in another mapping: `fakes(mapping, ...)` makes fences with them on the stack.
+FAKES = """
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+def executable(fd, size=4096):
+    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_SHARED, fd, 0)
+    assert address != 2 ** 64 - 1, os.strerror(ctypes.get_errno())
+    return address
+
+# push rbp; mov rbp, rdi; mov edi, esi; mov rsi, rdx; mov rdx, rcx; mov eax, 16 (ioctl); syscall; pop rbp; ret
+CODE = bytes.fromhex("55 4889fd 89f7 4889d6 4889ca b810000000 0f05 5d c3")
+code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code.write(CODE)
+call = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ctypes.addressof(ctypes.c_char.from_buffer(code)))
+
+def fakes(*addresses):
+    frames = (ctypes.c_uint64 * (2 * len(addresses) + 2))()
+    for at, address in enumerate(addresses):
+        frames[2 * at] = ctypes.addressof(frames) + 16 * (at + 1)
+        frames[2 * at + 1] = address + 100
+    timeline = os.open("/sys/kernel/debug/sync/sw_sync", os.O_RDWR)
+    data = ctypes.create_string_buffer(bytes([1]) + bytes(39), 40)
+    while True:
+        assert call(ctypes.addressof(frames), timeline, 0xc0285700, ctypes.addressof(data)) == 0
+        time.sleep(1 / 30)
+"""
+
+
+def test_what_is_mapped_is_no_program(tmp_path):
+    """A dma-buf, and a file that claims too much, on the stack of one who means it: no symbols, no error."""
+    text = (
+        FAKES
+        + """
+from linuxsync import DmaHeap
+heap = DmaHeap()
+buffer = heap.alloc(4096)
+hostile = os.open(sys.argv[1], os.O_RDONLY)
+places = [executable(buffer.fileno()), executable(hostile)]
+threading.Thread(target=fakes, args=places, daemon=True).start()
+ready(places=[place + 100 for place in places])
+"""
+    )
+    hole, tables = 24 << 20, 400
+    sections = struct.pack("=IIQQQQIIQQ", 0, 2, 0, 0, 1 << 20, hole, 0, 0, 8, 24) * tables
+    file = tmp_path / "hostile"
+    file.write_bytes(
+        struct.pack("=16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 62, 1, 0, 64, 120, 0, 64, 56, 1, 64, tables, 0)
+        + struct.pack("=IIQQQQQQ", 1, 5, 0, 0, 0, 1 << 30, 1 << 30, 4096)
+        + sections
+    )
+    os.truncate(file, 64 << 20)
+    with scene(text, str(file)) as found, record_stacks([found.pid]) as stacks:
+        time.sleep(1)
+        begun = time.process_time()
+        stacks.collect()
+        assert time.process_time() - begun < 10
+        frames = {frame.address: frame for origin in stacks.origins() for frame in origin.user}
+    buffer, hostile = (frames[place] for place in found.facts["places"])
+    assert (buffer.function, buffer.offset) == (None, 100) and buffer.binary is not None
+    assert (hostile.function, hostile.offset, hostile.binary) == (None, 100, str(file))
 
 
 def test_stacks_of_one_process(tmp_path):
