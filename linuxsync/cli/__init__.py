@@ -6,6 +6,7 @@ import click
 
 from .bufs import bufs
 from .doctor import doctor
+from .failures import Commands
 from .leaks import leaks
 from .metrics import metrics
 from .ps import ps
@@ -18,7 +19,7 @@ from .top import top
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="linuxsync", message="%(prog)s %(version)s")
 def main() -> None:
     """Who holds which fences and buffers on this machine, and who waits for what.

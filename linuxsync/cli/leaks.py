@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ..inspect import FEWEST, Frame, Growth, Kind, Origin, Sample, Stacks, growth, moments, record_stacks, sample
+from .failures import EXPECTED
 from .seconds import Seconds
 from .selection import Selection, matches, selecting
 from .table import Column, Output, Table
@@ -269,6 +270,8 @@ def recording(pids: Collection[int] | None) -> Iterator[Stacks]:
     except PermissionError as error:
         raise Unable(f"--stacks takes root, it puts probes into the kernel: {error.strerror}") from None
     except OSError as error:
+        if error.errno in EXPECTED:
+            raise
         raise Unable(f"--stacks: {error.strerror or error}") from None
 
 
