@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kernel_words import libc
 
@@ -180,3 +181,50 @@ def scene(text: str, *arguments: str, name: str = "scene", user: int = 0) -> Ite
             process.stdin.close()
             if not line:
                 process.kill()
+
+
+@dataclass
+class Forked:
+    """A fork of ours that does what a scene does."""
+
+    pid: int
+    stdin: TextIO
+    stdout: TextIO
+    facts: dict[str, Any]
+
+    @property
+    def process(self) -> Forked:
+        """As a ``Scene`` has it."""
+        return self
+
+
+@contextmanager
+def forked_scene(text: str, *arguments: str, name: str = "scene") -> Iterator[Forked]:
+    """``scene()`` without the seconds that a new Python takes in the VM, for programs that hold nothing but theirs."""
+    theirs_in, ours_in = os.pipe()
+    ours_out, theirs_out = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            gc.freeze()  # whatever of ours is garbage must not close their descriptors
+            os.dup2(theirs_in, 0)
+            os.dup2(theirs_out, 1)
+            os.closerange(3, 4096)
+            sys.argv = ["-c", *arguments]
+            sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+            Path("/proc/self/comm").write_text(name)
+            exec(PREAMBLE + text, {"__name__": "__main__"})
+        except BaseException:
+            sys.stderr = os.fdopen(2, "w")
+            sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        with open(ours_in, "w") as stdin, open(ours_out) as stdout:
+            line = stdout.readline()
+            assert line, "the scene was not set"
+            yield Forked(child, stdin, stdout, json.loads(line))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

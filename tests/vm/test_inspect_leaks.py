@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from kernel_words import libc, refused
-from look_words import NOBODY, Said, as_nobody, elsewhere, linuxsync, scene
+from look_words import NOBODY, Said, as_nobody, elsewhere, linuxsync
+from look_words import forked_scene as scene
 
 from linuxsync import _tracefs
 from linuxsync._proc import start_time
@@ -193,7 +194,7 @@ def test_the_prediction_comes_true():
     """A process says when it got EMFILE: after as long as was said, give or take what the machine's mood does."""
     text = """
 import errno, resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 timeline = Timeline("frames")
 held = []
 def leak():
