@@ -66,12 +66,13 @@ def as_trees(rows: Sequence[StuckFence]) -> None:
         left = [(0, *wait) for wait in reversed(waits[first])]
         while left:
             depth, waiter, row = left.pop()
-            if depth == DEEPEST:
-                print(f"{'  ' * depth}... and so on")
-                continue
             below = print_wait(depth, waiter, row, shown)
             for owner in reversed(below):
-                if owner in waits and owner not in shown:
+                if owner not in waits or owner in shown:
+                    continue
+                if depth + 1 == DEEPEST:  # it comes later, as a first one
+                    print(f"{'  ' * DEEPEST}{who(owner)}, see below")
+                else:
                     shown.add(owner)
                     left += [(depth + 1, *wait) for wait in reversed(waits[owner])]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import click
 
-from ..inspect import Descriptor, HeldSyncFile, Process, scan, sync_files
+from ..inspect import Descriptor, HeldSyncFile, Process, polled, scan, sync_files
 from ..sync_file import FenceInfo
 from .selection import Selection, selecting
 from .table import Column, Output, Table
@@ -78,21 +79,31 @@ TABLE: Table[HeldSyncFile | Part] = Table(
 @click.command(short_help="List sync_files: their fences, and who holds them", epilog=TABLE.help)
 @click.option("-v", "--verbose", is_flag=True, help="A line for each fence of a sync_file that has several.")
 @click.option("--active", is_flag=True, help="Only what has not signaled.")
+@click.option("--confirm", is_flag=True, help="Poll what is active, which enables its signaling, and ask again.")
 @selecting
 @TABLE.options
-def ps(verbose: bool, active: bool, selection: Selection, output: Output) -> None:
+def ps(verbose: bool, active: bool, confirm: bool, selection: Selection, output: Output) -> None:
     """List every sync_file on the machine: its fences, and which processes hold it.
 
-    One that several processes hold is one line. Nothing is polled or kept. Exit status: 0; 1 if there is none.
+    One that several processes hold is one line. Nothing is kept, and nothing polled without --confirm. Exit status: 0;
+    1 if there is none.
     """
     look = scan(selection.pids)
     found = sync_files(look)
     if selection.comms or selection.drivers or selection.timelines:
         found = [held for held in found if selection.wants(held.info.fences, held.holders)]
+    if confirm:
+        found = [confirmed(held) if held.status == 0 else held for held in found]
     if active:
         found = [held for held in found if held.status == 0]
     TABLE.print(expanded(found) if verbose else found, output, look.unseen)
     sys.exit(0 if found else 1)
+
+
+def confirmed(held: HeldSyncFile) -> HeldSyncFile:
+    """What it says after a poll; as it was where that is not to be had."""
+    info = polled(held)
+    return held if info is None else HeldSyncFile(info, held.holders, time.monotonic_ns())
 
 
 def expanded(found: Iterable[HeldSyncFile]) -> Iterator[HeldSyncFile | Part]:

@@ -14,6 +14,7 @@ from ..inspect import Deadlock, Descriptor, Owed, Scan, StuckFence, Waiter, dead
 from .files import hold_many
 from .graph import as_dot, as_svg, as_trees, sentence
 from .ps import show_holders
+from .seconds import Seconds
 from .selection import Selection, selecting
 from .table import Column, Output, Table
 from .text import duration
@@ -123,9 +124,7 @@ def deadlock_json(one: Deadlock) -> dict[str, Any]:
 
 
 @click.command(short_help="Find fences that do not signal, who waits, who is to signal", epilog=TABLE.help)
-@click.option(
-    "--after", metavar="S", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds to poll them for."
-)
+@click.option("--after", metavar="S", type=Seconds(), default=1.0, show_default=True, help="Seconds to poll them for.")
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C, and print only what is new.")
 @click.option("--dot", is_flag=True, help="Print who waits for whom as a graph for Graphviz, instead of the table.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw that graph into a file, by dot(1).")

@@ -14,6 +14,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ..inspect import Activity, HeldSyncFile, Unseen, Watch, names_by_process, scan, sync_files
 from .bufs import size
+from .seconds import Seconds
 from .selection import Selection, selecting
 from .table import Column, Output, Table
 from .terminal import Terminal, can_draw
@@ -190,13 +191,6 @@ class View:
         return any(self.filter in name for name in names)
 
 
-def possible(context: click.Context, option: click.Parameter, value: float) -> float:
-    """An interval: neither nan, which is in no range, nor more than can be slept."""
-    if not FASTEST <= value <= SLOWEST:
-        raise click.BadParameter(f"{value:g} is not between {FASTEST:g} and {SLOWEST:g} seconds")
-    return value
-
-
 @click.command(
     short_help="Show what each process holds and waits for, again and again",
     epilog=f"\b\nKeys:\n  {KEYS}\n\n{TABLE.help}",
@@ -204,9 +198,8 @@ def possible(context: click.Context, option: click.Parameter, value: float) -> f
 @click.option(
     "-d",
     "--interval",
-    type=float,
+    type=Seconds(FASTEST, SLOWEST),
     metavar="S",
-    callback=possible,
     default=1.0,
     help="Seconds from one look to the next, 0.05 to a day; 1.",
 )

@@ -305,3 +305,17 @@ def test_a_process_that_ends_within_a_batch(fence):
         assert len(process.fences(theirs)) == 9
     with process:
         assert process.fences(theirs) == []
+
+
+def test_confirm(timeline, fence):
+    """A fence that has come since it was asked says so after the poll; one that has not stays active."""
+    with timeline.create_fence(7) as later:
+        before = linuxsync("ps", "--pid", str(os.getpid()), "--confirm", "--json").json["sync_files"]
+        timeline.inc()
+        after = linuxsync("ps", "--pid", str(os.getpid()), "--confirm", "-J", "-o", "status,seqno,since").json[
+            "sync_files"
+        ]
+        assert later.status == 0
+    assert [one["status"] for one in before] == [0, 0]
+    assert [(one["status"], one["seqno"]) for one in after] == [(1, 1), (0, 7)]
+    assert after[0]["since"] > 0 and after[1]["since"] is None

@@ -163,10 +163,11 @@ def test_limits():
 import select
 timeline = Timeline("owed")
 fence = timeline.create_fence(1)
-p = select.poll(); p.register(fence.fileno(), select.POLLIN)
-e = select.epoll(); e.register(fence.fileno(), select.EPOLLIN)
 f = fence.fileno()
-calls = [lambda: p.poll(), lambda: p.poll(600000), lambda: e.poll(), lambda: e.poll(600),
+p, q, e = select.poll(), select.poll(), select.epoll()
+for one in (p, q, e):
+    one.register(f, select.POLLIN)
+calls = [lambda: p.poll(), lambda: q.poll(600000), lambda: e.poll(), lambda: e.poll(600),
          lambda: select.select([f], [], []), lambda: select.select([f], [], [], 600),
          lambda: fence.wait(), lambda: fence.wait(600)]
 threads = [threading.Thread(target=call, daemon=True) for call in calls]
