@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import cache
 from time import perf_counter_ns
 
 from linuxsync.cli import main
+from linuxsync.cli.selection import Selection
+from linuxsync.cli.top import Looker, View, screen
 from linuxsync.inspect import scan, sync_files, tally
 
 from . import plain_look as plain
@@ -46,6 +49,16 @@ def ps() -> None:
             assert end.code == 0
 
 
+@cache
+def looker() -> Looker:
+    return Looker(Selection(None, (), (), ()))
+
+
+def top() -> None:
+    """What top does once a second, but for writing it to a terminal."""
+    screen(looker().look(), View("growth", 1.0), 80, 24)
+
+
 def plain_ps() -> None:
     with open(os.devnull, "w") as file:
         plain.print_look(file)
@@ -69,6 +82,8 @@ def case(name: str, what: str, ours: Callable[[], None], plain: Callable[[], obj
 CASES = [
     case("look", "look at 10,000 fences", look, plain.look, 3),
     case("look_tally", "look + tally", counted, plain.look, None),
+    # Here "plain Python" is the bare look, to which top should not add much.
+    case("look_top", "top: a look, drawn (plain: bare)", top, look, None),
     case("look_ps", "ps --json of 10,000", ps, plain_ps, 3),
     case("look_command", "the same with Python's start", run_ps, run_plain_ps, None),
 ]

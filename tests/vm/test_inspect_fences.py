@@ -5,12 +5,13 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from children import forked
 from kernel_words import free_descriptors, refused
-from look_words import NOBODY, become_nobody, linuxsync, scene
+from look_words import NOBODY, as_nobody, become_nobody, linuxsync, scene
 
 from linuxsync import SyncFile, Timeline, merge
 from linuxsync.inspect import Descriptor, Kind, PidFd, same_file, scan, sync_files
@@ -246,6 +247,75 @@ def test_in_a_fork_storm(fence):
     finally:
         os.killpg(storm.pid, 9)
         storm.wait()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ps -v --confirm",
+        "bufs",
+        "bufs --by process",
+        "timelines --confirm",
+        "syncobjs",
+        "stuck --after 0.1",
+        "top -b -n 3 -d 0.1",
+        "metrics",
+        "doctor",
+        "leaks --interval 0.1 --for 1",
+        "show {pid} {fd} --confirm",
+    ],
+)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_every_command_in_a_fork_storm(command, user, fence):
+    """None of them minds processes that come and go, with fences and names of any kind; an ordinary user's neither."""
+    text = """
+def storm():
+    timeline = Timeline("storm")
+    while True:
+        child = os.fork()
+        if child == 0:
+            kept = [timeline.create_fence(n + 1) for n in range(3)]
+            open("/proc/self/comm", "wb").write(b"\\x1b[2J\\xff\\n")
+            os._exit(0)
+        os.waitpid(child, 0)
+threading.Thread(target=storm, daemon=True).start()
+ready()
+"""
+    words = command.format(pid=os.getpid(), fd=fence.fileno()).split()
+    with scene(text, name="storm"):
+        for _ in range(3):
+            said = linuxsync(*words) if user == "root" else as_nobody(*words)
+            assert said.status in (0, 1) and "\x1b" not in said.out, said
+
+
+def test_many_processes():
+    """200 processes with 50 fences each: all of them, each once."""
+    text = """
+def child():
+    timeline = Timeline("many")
+    kept = [timeline.create_fence(n + 1) for n in range(50)]
+    os.write(writing, b"x")
+    sys.stdin.read()
+    os._exit(0)
+reading, writing = os.pipe()
+children = []
+for _ in range(200):
+    children.append(os.fork())
+    if children[-1] == 0:
+        child()
+for _ in children:
+    os.read(reading, 1)
+ready(children=children)
+"""
+    with scene(text, name="many") as found:
+        said = linuxsync("ps", "--json").json
+        assert said["unseen"] == []
+        counted = Counter(one["holders"][0]["pid"] for one in said["sync_files"])
+        assert counted == dict.fromkeys(found.facts["children"], 50)
+        assert len({one["name"] for one in said["sync_files"]}) == 10000
+        (row,) = linuxsync("timelines", "--json", "--timeline", "many").json["timelines"]
+        assert (row["active"], len(row["value"]), len(row["holders"])) == (10000, 200, 10000)
+        assert {one["seqno"] for one in said["sync_files"]} == set(range(1, 51))
 
 
 def test_pidfd(fence, timeline):
