@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import sw_sync
 from . import debugfs
 from .debugfs import ListedTimeline
-from .fences import HeldSyncFile, files_among
+from .fences import HeldSyncFile, open_files
 from .processes import Descriptor, Kind, Scan
 
 __all__ = ["HeldTimeline", "fence_timelines"]
@@ -122,9 +122,7 @@ def who_advances(look: Scan, listed: list[ListedTimeline]) -> dict[str, tuple[tu
     descriptors = [one for one in look.of(Kind.SW_SYNC) if listed and is_sw_sync(one)]
     if not descriptors:
         return {}
-    files = [
-        tuple(descriptor for descriptor, _ in group) for group in files_among([(one, None) for one in descriptors])
-    ]
+    files = open_files(descriptors)
     ahead = [timeline for timeline in listed if any(point.state == "active" for point in timeline.points)]
     complete = not any(what == "processes" for what, _ in look.missed)
     if complete and len(files) == 1 and (len(listed) == 1 or len(ahead) == 1):
