@@ -12,6 +12,8 @@ PACKAGES = {
     "linuxsync._native": "native",
     "linuxsync.cli": "linuxsync/cli",
     "linuxsync.inspect": "linuxsync/inspect",
+    "linuxsync.pytest_plugin": "linuxsync/pytest_plugin",
+    "linuxsync.trace": "linuxsync/trace",
     "linuxsync.vm": "vm",
 }
 MODULES = [path.stem for path in sorted((HERE / "native").glob("*.pyx"))]
@@ -62,8 +64,10 @@ setup(
     package_data={
         "linuxsync": ["py.typed"],
         "linuxsync._native": ["*.pyi", "*.pxd", "*.h", "fencedev/*.[ch]", "fencedev/COPYING", "fencedev/Makefile"],
-        "linuxsync.vm": ["kernel.config", "qemu-wrapper", "guest.sh", "run"],
+        "linuxsync.trace": ["page/*.css", "page/*.html", "page/*.js"],
+        "linuxsync.vm": ["kernel.config", "debug.config", "qemu-wrapper", "guest.sh", "run"],
     },
+    data_files=[("share/man/man1", [str(path.relative_to(HERE)) for path in sorted(HERE.glob("docs/man/*.1"))])],
     ext_modules=native_modules(),
     # Objects left by an earlier build were not compiled with these flags.
     options={"build_ext": {"force": bool(os.environ.get("LINUXSYNC_STRICT"))}},

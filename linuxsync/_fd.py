@@ -1,5 +1,5 @@
 """Ownership of file descriptors: who closes what, and when."""
 
-from ._native.fd import OwnedFd
+from ._native.fd import OwnedFd, watch_births
 
-__all__ = ["OwnedFd"]
+__all__ = ["OwnedFd", "watch_births"]

@@ -13,10 +13,15 @@ def mounts(kind: str) -> list[tuple[Path, str]]:
 
     The options are those of the file system, as proc_pid_mountinfo(5) has them last.
     """
+    return mounted(kind, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+
+
+def mounted(kind: str, mountinfo: str) -> list[tuple[Path, str]]:
+    """The same, of what mountinfo says."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n"):
+    for line in mountinfo.split("\n"):
         fields, _, rest = line.partition(" - ")
-        if rest.startswith(f"{kind} "):
+        if rest.startswith(f"{kind} ") and len(fields.split()) > 4:
             # proc(5): blanks and backslashes in a path are written as \ooo.
             path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
             found.append((Path(path), rest.split(" ")[-1]))

@@ -9,11 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-import struct
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from io import FileIO
 from itertools import count
 from pathlib import Path
@@ -21,17 +18,14 @@ from typing import NamedTuple
 
 from ._mounts import mounts
 from ._proc import start_time
+from ._ring_buffer import Format, PageFormat, records
 
-__all__ = ["Format", "Instance", "Record", "private_instance", "remove_stale"]
+__all__ = ["INITIAL_PID_NAMESPACE", "Instance", "Record", "pid_namespace", "private_instance", "remove_stale"]
 
 # Whose it is: pid, start time, pid namespace; and which of theirs. The name has to do for a group of events too.
 NAME = re.compile(r"linuxsync_(\d+)_(\d+)_(\d+)_\d+")
-FIELD = re.compile(r"field:[^;]*?(\w+)(?:\[\w*\])?;\s*offset:(\d+);\s*size:(\d+);\s*signed:([01]);")
 MOST_PAGES = 1024  # of one CPU in one read(), so that it ends even if events come faster than they are read
-PADDING, TIME_EXTEND, TIME_STAMP = 29, 30, 31
-DELTA_BITS = 27
-MISSED, MISSED_STORED = 1 << 31, 1 << 30
-LONG = struct.Struct("=Q" if sys.maxsize > 2**32 else "=I")
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO
 numbers = count()
 
 
@@ -49,36 +43,14 @@ class Record(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """Where the fields of an event are.
-
-    Attributes:
-        number: the event's, which is in the field common_type.
-        fields: offset, size in bytes and signedness, by name.
-    """
-
-    number: int
-    fields: dict[str, tuple[int, int, bool]]
-
-    def get(self, data: bytes, name: str) -> int:
-        """Return the value of a field that is one number."""
-        offset, size, signed = self.fields[name]
-        return int.from_bytes(data[offset : offset + size], sys.byteorder, signed=signed)
-
-    def addresses(self, data: bytes, name: str, most: int) -> tuple[int, ...]:
-        """Return the values of a field that is an array of ``unsigned long``, as many as there are, at most `most`."""
-        offset = self.fields[name][0]
-        whole = min((len(data) - offset) // LONG.size, most) * LONG.size
-        return tuple(value for (value,) in LONG.iter_unpack(data[offset : offset + whole]))
-
-
 class Instance:
     """A trace instance. Made by ``private_instance()``.
 
     Attributes:
         name: its own, and that of the group of its probes.
         path: its folder in tracefs.
+        root: where tracefs is mounted.
+        pages: the form of the pages of its buffer.
         lost: how many events were overwritten before they were read, as far as the kernel says (at least).
 
     Threads: of one only.
@@ -88,12 +60,10 @@ class Instance:
         self.name = name
         self.path = root / "instances" / name
         self.lost = 0
-        self._root = root
+        self.root = root
         self._pipes: dict[int, FileIO] = {}
         self._files = ExitStack()
-        header = fields(root / "events/header_page")
-        self._commit, (self._data, size, _) = header["commit"][:2], header["data"]
-        self._page = self._data + size
+        self.pages = PageFormat.parse((root / "events/header_page").read_text())
 
     def set(self, file: str, text: str) -> None:
         """Write to one of its control files.
@@ -105,10 +75,11 @@ class Instance:
         """
         write(self.path / file, text)
 
-    def add_kretprobe(self, event: str, function: str, arguments: str = "") -> Format:
-        """Make an event of each return from a kernel function, not enabled yet: ``events/NAME/EVENT/enable``.
+    def add_probe(self, kind: str, event: str, function: str, arguments: str = "") -> Format:
+        """Make an event of each call of a kernel function, not enabled yet: ``events/NAME/EVENT/enable``.
 
         Args:
+            kind: "p" for when it is entered, "r" for when it returns.
             event: how to call it (``[A-Za-z_][A-Za-z0-9_]*``).
             function: a function's name in /proc/kallsyms.
             arguments: what else to record, in the words of Documentation/trace/kprobetrace.rst.
@@ -116,7 +87,7 @@ class Instance:
             OSError: ENOENT, this kernel has no kprobe events; EINVAL or ENOENT, it has no such function, or it must not
                 be probed; EPERM, EACCES.
         """
-        write(self._root / "kprobe_events", f"r:{self.name}/{event} {function} {arguments}\n")
+        write(self.root / "kprobe_events", f"{kind}:{self.name}/{event} {function} {arguments}\n")
         return self.format(f"{self.name}/{event}")
 
     def format(self, event: str) -> Format:
@@ -127,13 +98,18 @@ class Instance:
         Raises:
             OSError: ENOENT, there is none.
         """
-        file = self._root / "events" / event / "format"
-        found = re.search(r"^ID: (\d+)$", file.read_text(), re.MULTILINE)
-        assert found is not None
-        return Format(int(found[1]), fields(file))
+        return Format.parse((self.root / "events" / event / "format").read_text())
 
     def read(self) -> Iterator[Record]:
-        """Return the events since the last call, those of one CPU in their order.
+        """Return the events since the last call, those of one CPU in their order."""
+        for cpu, page in self.read_pages():
+            lost, found = records(page, self.pages.commit, self.pages.data)
+            self.lost += lost
+            for timestamp, data in found:
+                yield Record(cpu, timestamp, data)
+
+    def read_pages(self) -> Iterator[tuple[int, bytes]]:
+        """Return what was recorded since the last call in the kernel's form: CPU and page, see ``records()``.
 
         Mirrors ``tracing_buffers_read`` (kernel/trace/trace.c).
         """
@@ -145,45 +121,17 @@ class Instance:
                 )
         for cpu, pipe in self._pipes.items():
             for _ in range(MOST_PAGES):
-                page = pipe.read(self._page)
+                page = pipe.read(self.pages.size)
                 if not page:
                     break
-                yield from self._events(cpu, page)
+                yield cpu, page
 
-    def _events(self, cpu: int, page: bytes) -> Iterator[Record]:
-        """The events in a page, as include/linux/ring_buffer.h describes them."""
-        timestamp = int.from_bytes(page[:8], sys.byteorder)
-        offset, size = self._commit
-        commit = int.from_bytes(page[offset : offset + size], sys.byteorder)
-        at, end = self._data, self._data + (commit & (MISSED_STORED - 1))
-        if commit & MISSED:
-            self.lost += LONG.unpack_from(page, end)[0] if commit & MISSED_STORED else 1
-        while at + 4 <= end:
-            (word,) = struct.unpack_from("=I", page, at)
-            # Bit fields start at the other end where bytes do.
-            kind, delta = (
-                (word & 31, word >> 5)
-                if sys.byteorder == "little"
-                else (word >> DELTA_BITS, word & (1 << DELTA_BITS) - 1)
-            )
-            at += 4
-            if kind in (TIME_EXTEND, TIME_STAMP):
-                delta |= struct.unpack_from("=I", page, at)[0] << DELTA_BITS
-                # A stamp has 59 bits, those above are as they were.
-                timestamp = timestamp + delta if kind == TIME_EXTEND else timestamp >> 59 << 59 | delta
-                at += 4
-                continue
-            if kind == PADDING and delta == 0:
-                return
-            timestamp += delta
-            start = at
-            if kind in (0, PADDING):  # the length comes first, and counts itself
-                start = at + 4
-                at += struct.unpack_from("=I", page, at)[0]
-            else:
-                at += 4 * kind
-            if kind != PADDING:
-                yield Record(cpu, timestamp, page[start:at])
+    def comms(self) -> dict[int, str]:
+        """Return the names of threads that the kernel has kept, also of those that have ended.
+
+        A name may have line breaks, so that its rest looks like other lines: of threads that live /proc is to be asked.
+        """
+        return comms_in((self.root / "saved_cmdlines").read_bytes())
 
     def _close(self) -> None:
         self._pipes.clear()
@@ -192,7 +140,7 @@ class Instance:
 
 @contextmanager
 def private_instance() -> Iterator[Instance]:
-    """Make a trace instance, and remove it and its probes when the block ends.
+    """Make a trace instance, and remove it and its probes when the block ends, unless that is in a forked child.
 
     A signal that ends the process without an exception leaves them, and so does SIGKILL: that is for
     ``remove_stale()``, which is called here too.
@@ -204,6 +152,7 @@ def private_instance() -> Iterator[Instance]:
     """
     root = find()
     remove_stale(root)
+    ours = os.getpid()
     name = f"linuxsync_{os.getpid()}_{start_time(os.getpid())}_{pid_namespace()}_{next(numbers)}"
     instance = Instance(root, name)
     try:
@@ -211,13 +160,15 @@ def private_instance() -> Iterator[Instance]:
         yield instance
     finally:
         instance._close()
-        remove(root, name)
+        if os.getpid() == ours:
+            remove(root, name)
 
 
 def remove_stale(root: Path | None = None) -> None:
     """Remove the instances and probes of processes of linuxsync that have ended.
 
-    What belongs to another pid namespace is left, for it can't be told who lives there, and what somebody uses.
+    What somebody uses is left, and what belongs to another pid namespace, unless we are in the initial one, from which
+    all processes are seen.
 
     Args:
         root: where tracefs is mounted; None to look for it.
@@ -229,7 +180,7 @@ def remove_stale(root: Path | None = None) -> None:
     named = {entry.name for entry in (root / "instances").iterdir()} | {group for group, _ in probes(root)}
     for name in sorted(named):
         owner = NAME.fullmatch(name)
-        if owner is not None and int(owner[3]) == pid_namespace() and not lives(int(owner[1]), int(owner[2])):
+        if owner is not None and not lives(*map(int, owner.groups())):
             try:
                 remove(root, name)
             except OSError as error:
@@ -251,17 +202,57 @@ def remove(root: Path, name: str) -> None:
 def probes(root: Path) -> list[tuple[str, str]]:
     """Group and name of all kprobe events; none where the kernel has no such thing."""
     try:
-        return re.findall(r"^[pr]\d*:(\w+)/(\w+) ", (root / "kprobe_events").read_text(), re.MULTILINE)
+        return probes_in((root / "kprobe_events").read_text())
     except FileNotFoundError:
         return []
 
 
-def lives(pid: int, start: int) -> bool:
-    """Whether a process is still the one that it was."""
+def probes_in(events: str) -> list[tuple[str, str]]:
+    """Group and name of what stands in kprobe_events."""
+    return re.findall(r"^[pr]\d*:(\w+)/(\w+) ", events, re.MULTILINE)
+
+
+def comms_in(saved: bytes) -> dict[int, str]:
+    """Names of threads, as saved_cmdlines has them."""
+    found = {}
+    for line in saved.split(b"\n"):
+        number, _, comm = line.partition(b" ")
+        if number.isdigit() and len(number) < 10:
+            found[int(number)] = os.fsdecode(comm)
+    return found
+
+
+def lives(pid: int, start: int, namespace: int) -> bool:
+    """Whether a process is still the one that it was; if we can't see those of its pid namespace, it may be."""
+    ours = pid_namespace()
+    if namespace == ours:
+        return starts_at(pid, start)
+    if ours != INITIAL_PID_NAMESPACE:
+        return True
+    return any(
+        pid == number and starts_at(int(entry.name), start)
+        for entry in Path("/proc").glob("[0-9]*")
+        for number in numbers_in(namespace, entry)
+    )
+
+
+def starts_at(pid: int, start: int) -> bool:
+    """Whether a process is there and was started then."""
     try:
         return start_time(pid) == start
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def numbers_in(namespace: int, entry: Path) -> Iterator[int]:
+    """The number that a process has in a pid namespace, if that is where it lives: the last of its NSpid."""
+    try:
+        if (entry / "ns/pid").stat().st_ino == namespace:
+            found = re.search(r"^NSpid:.*\t(\d+)$", (entry / "status").read_text(errors="replace"), re.MULTILINE)
+            if found is not None:
+                yield int(found[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return
 
 
 def pid_namespace() -> int:
@@ -275,13 +266,6 @@ def find() -> Path:
         if (place / "instances").stat():
             return place
     raise FileNotFoundError(errno.ENOENT, "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing")
-
-
-def fields(file: Path) -> dict[str, tuple[int, int, bool]]:
-    """What an event's format, or header_page, says of each field."""
-    return {
-        name: (int(offset), int(size), signed == "1") for name, offset, size, signed in FIELD.findall(file.read_text())
-    }
 
 
 def flagged(flags: int) -> Callable[[str, int], int]:

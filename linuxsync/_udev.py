@@ -99,13 +99,19 @@ class Watch(Iterator[DrmEvent]):
         raise StopIteration
 
     def stop(self) -> None:
-        """End the iteration, also one that is waiting in another thread; a second call does nothing."""
+        """End the iteration, also one that is waiting in another thread; a second call does nothing.
+
+        Mirrors eventfd(2), of which the iteration has one.
+        """
         with self._lock:
             if not self._stopped.closed:
                 os.eventfd_write(self._stopped.fileno(), 1)
 
     def close(self) -> None:
-        """Give back the descriptors; a second call does nothing. The thread that iterates calls it; others ``stop``."""
+        """Give back the descriptors; a second call does nothing. The thread that iterates calls it; others ``stop``.
+
+        Mirrors close(2) of the netlink socket.
+        """
         with self._lock:
             self._monitor = None
             self._socket.close()

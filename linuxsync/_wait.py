@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import math
 from collections.abc import AsyncIterator, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ._fd import OwnedFd
 from ._native.wait import seconds_of, wait_all, wait_any
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["as_readable", "readable", "seconds_of", "wait_all", "wait_any"]
 
@@ -32,6 +34,8 @@ async def readable(owner: OwnedFd, timeout: float | None, what: str = "signaled"
     Args:
         what: that this means, for the message.
     """
+    import asyncio  # takes as long as all of linuxsync: who awaits something has it already
+
     seconds = seconds_of(timeout)
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -53,6 +57,8 @@ async def readable(owner: OwnedFd, timeout: float | None, what: str = "signaled"
 
 async def as_readable(owners: Iterable[Owner], kind: type[OwnedFd]) -> AsyncIterator[Owner]:
     """Yield each of ``owners``, which must be of one ``kind``, as it becomes readable."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     ready: asyncio.Queue[int] = asyncio.Queue()
     waiting: dict[int, tuple[Owner, Owner]] = {}

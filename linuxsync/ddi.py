@@ -13,9 +13,9 @@ to a handle and when it is unbound. This module says the second by means of the 
 
 START waits for the buffer's implicit fences, as ``ddi_dma_sync`` stalls until buffers have drained; END waits for
 nothing. On a machine whose views are always the same, x86 without bounce buffers, none of it moves a byte, and what is
-forgotten here shows on the first that is not, or in a guest of ``vm/run --incoherent``, or under ``strict()``. Who is
-synced is the exporter's business: with the system heap every importer, with udmabuf and GEM none of them
-(``vm/run demo coherence`` shows that).
+forgotten here shows on the first that is not, or in a guest of ``linuxsync vm --incoherent``, or under
+``strict()``. Who is synced is the exporter's business: with the system heap every importer, with udmabuf and GEM none
+of them (``vm/run demo coherence`` shows that).
 
 These are the requests in whichever state; only where a udmabuf has never been accessed, bind is START, END, for it
 refuses an END before. From bind to unbind the two views are alike, or one of them is behind::
@@ -79,7 +79,9 @@ __all__ = [
 ]
 
 DDI_SUCCESS = 0
+"""What a call returns that did what was asked."""
 DDI_FAILURE = -1
+"""What ``ddi_dma_sync`` returns for a range outside of what is bound."""
 
 _native.share(_coherence.watches)
 
@@ -93,8 +95,11 @@ class SyncType(IntEnum):
 
 
 DDI_DMA_SYNC_FORDEV = SyncType.FORDEV
+"""SyncType.FORDEV, by its name in C."""
 DDI_DMA_SYNC_FORCPU = SyncType.FORCPU
+"""SyncType.FORCPU, by its name in C."""
 DDI_DMA_SYNC_FORKERNEL = SyncType.FORKERNEL
+"""SyncType.FORKERNEL, by its name in C."""
 
 
 class DmaFlags(IntFlag):
@@ -148,6 +153,8 @@ class DmaMemory:
 
     Attributes:
         raw: a memoryview of it, for numpy and the like; ``strict()`` does not see what goes through that.
+
+    Threads: one at a time, as for its handle.
     """
 
     __slots__ = ("_handle", "raw")
@@ -335,7 +342,10 @@ class DmaHandle(_native.DmaHandle):
         return left
 
     def free(self) -> None:
-        """End the handle; a second call does nothing. ValueError while something is bound, which 9F forbids.
+        """End the handle; a second call does nothing.
+
+        Raises:
+            ValueError: something is bound, which 9F forbids.
 
         Mirrors ddi_dma_free_handle(9F).
         """
@@ -351,6 +361,8 @@ class DmaHandle(_native.DmaHandle):
         Raises:
             CoherenceError: under ``strict()``, the CPU has written since the last FORDEV.
             ValueError: nothing is bound; ``fence`` is closed.
+
+        Mirrors nothing: who drives a device of their own says with it what only they know.
         """
         self._bound()
         span = self.offset, self.offset + self.length
@@ -358,7 +370,14 @@ class DmaHandle(_native.DmaHandle):
         self._device_uses(*span, writes=False, fence=fence)
 
     def device_writes(self, fence: SyncFile | None = None) -> None:
-        """Say that the device is given work that writes to the memory. Args, Raises: as ``device_reads``."""
+        """Say that the device is given work that writes to the memory; nothing happens but under ``strict()``.
+
+        Args:
+            fence: as for ``device_reads``.
+        Raises:
+            CoherenceError: under ``strict()``, it writes over what the CPU has written since the last FORDEV.
+            ValueError: nothing is bound; ``fence`` is closed.
+        """
         self._bound()
         span = self.offset, self.offset + self.length
         self._check_device(*span, writes=True)
@@ -440,7 +459,10 @@ _WHAT_THE_CPU_DOES = {DmaFlags.WRITE: Access.WRITE, DmaFlags.READ: Access.READ, 
 
 
 def ddi_dma_alloc_handle() -> tuple[int, DmaHandle]:
-    """Return DDI_SUCCESS and a new handle. Mirrors ddi_dma_alloc_handle(9F)."""
+    """Return DDI_SUCCESS and a new handle.
+
+    Mirrors ddi_dma_alloc_handle(9F), which can fail where there is no memory.
+    """
     return DDI_SUCCESS, DmaHandle()
 
 
@@ -464,7 +486,13 @@ def ddi_dma_addr_bind_handle(handle: DmaHandle, buf: DmaBuf, offset: int, length
 
 
 def ddi_dma_buf_bind_handle(handle: DmaHandle, buf: DmaBuf, flags: DmaFlags) -> BindResult:
-    """Bind a whole buffer; as ddi_dma_addr_bind_handle. Mirrors ddi_dma_buf_bind_handle(9F)."""
+    """Bind a whole buffer: MAPPED, or which failure it was; see ddi_dma_addr_bind_handle.
+
+    Raises:
+        OSError: as there.
+
+    Mirrors ddi_dma_buf_bind_handle(9F).
+    """
     return ddi_dma_addr_bind_handle(handle, buf, 0, 0, flags)
 
 
@@ -484,11 +512,23 @@ def ddi_dma_sync(handle: DmaHandle, offset: int, length: int, type: SyncType) ->
 
 
 def ddi_dma_unbind_handle(handle: DmaHandle) -> int:
-    """Return DDI_SUCCESS; Raises: as DmaHandle.unbind, for 9F knows no failure. Mirrors ddi_dma_unbind_handle(9F)."""
+    """Return DDI_SUCCESS once nothing is bound any more; see DmaHandle.unbind.
+
+    Raises:
+        ValueError, OSError, CoherenceError, BufferError: as DmaHandle.unbind, for 9F knows no failure.
+
+    Mirrors ddi_dma_unbind_handle(9F).
+    """
     handle.unbind()
     return DDI_SUCCESS
 
 
 def ddi_dma_free_handle(handle: DmaHandle) -> None:
-    """End a handle; see DmaHandle.free. Mirrors ddi_dma_free_handle(9F)."""
+    """End a handle; see DmaHandle.free.
+
+    Raises:
+        ValueError: something is bound to it.
+
+    Mirrors ddi_dma_free_handle(9F).
+    """
     handle.free()

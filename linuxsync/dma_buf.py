@@ -11,7 +11,9 @@ from pathlib import Path
 from ._native import dma_buf as _native
 from .sync_file import SyncFile
 
-__all__ = ["Access", "DmaBuf"]
+__all__ = ["SYNC", "Access", "DmaBuf"]
+
+SYNC = _native.SYNC
 
 
 class Access(IntFlag):

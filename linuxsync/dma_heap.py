@@ -75,11 +75,15 @@ class DmaHeap(OwnedFd):
         status = os.fstat(self.fileno())
         # A regular file has an st_rdev too, of nothing.
         number = status.st_rdev if stat.S_ISCHR(status.st_mode) else 0
-        return Path(f"/sys/dev/char/{os.major(number)}:{os.minor(number)}").resolve()
+        return Path(f"/sys/dev/char/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
 
     def _check(self) -> None:
         # Not by an ioctl: any number of drivers say EINVAL to what they do not know, as heaps do to a length of 0.
-        if (self._device() / "subsystem").resolve().name != "dma_heap":
+        try:
+            kind = (self._device() / "subsystem").resolve(strict=True).name
+        except FileNotFoundError:  # a file of a file system, which is no device
+            kind = ""
+        if kind != "dma_heap":
             raise OSError(errno.ENOTTY, f"{os.strerror(errno.ENOTTY)}: fd {self.fileno()} is not a dma-heap")
 
     @property

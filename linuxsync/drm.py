@@ -103,6 +103,8 @@ def devices() -> list[DrmNode]:
 
     Raises:
         OSError: EMFILE; ENFILE; ENOMEM.
+
+    Mirrors /sys/class/drm, as udev has it, and DRM_IOCTL_VERSION.
     """
     return [_describe(nodes.get("card"), nodes.get("renderD")) for nodes in minors()]
 

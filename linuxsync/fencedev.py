@@ -47,7 +47,10 @@ _WORD = 4
 
 
 def available() -> bool:
-    """Whether ``FenceDevice()`` would find a node that this process may open."""
+    """Whether ``FenceDevice()`` would find a node that this process may open.
+
+    Mirrors faccessat(2) of /dev/fencedev, with AT_EACCESS.
+    """
     return os.access(_PATH, os.R_OK | os.W_OK, effective_ids=True)
 
 
@@ -128,7 +131,13 @@ class _Numbered:
         return self._closed or self.device.closed
 
     def close(self) -> None:
-        """Give it back; a second call does nothing, nor does one in a forked child, or after the device's."""
+        """Give it back; a second call does nothing, nor does one in a forked child, or after the device's.
+
+        Raises:
+            OSError: what the kernel answers to its request, but ENOENT: then somebody else gave it back.
+
+        Mirrors FENCEDEV_IOC_QUEUE_DESTROY, or FENCEDEV_IOC_DETACH.
+        """
         if self.closed or not self._number() or self._process != os.getpid():
             return
         try:
@@ -247,6 +256,8 @@ class Attachment(_Numbered):
         Raises:
             OSError: EBUSY, a job that has not ended uses it.
             CoherenceError: under ``ddi.strict()``, as ``unmap``; closed it is all the same.
+
+        Mirrors FENCEDEV_IOC_DETACH (``dma_buf_detach``).
         """
         if not self._closed:
             wrong = self._losing()
@@ -270,7 +281,7 @@ class Attachment(_Numbered):
             OSError: EBUSY, it is mapped; EIO, the DMA API can't, as with a piece of more than 256 KiB of a heap under
                 ``swiotlb=force``; EOPNOTSUPP, it is no memory of the machine; ENOMEM.
 
-        Mirrors dma_buf_map_attachment.
+        Mirrors FENCEDEV_IOC_MAP (``dma_buf_map_attachment``).
         """
         self._ask(_uapi.FENCEDEV_IOC_MAP, "FENCEDEV_IOC_MAP")
         self._mapped = True
@@ -284,7 +295,7 @@ class Attachment(_Numbered):
             CoherenceError: under ``ddi.strict()``, of an attachment to which the device may write: it throws away what
                 the CPU has written; unmapped it is all the same.
 
-        Mirrors dma_buf_unmap_attachment.
+        Mirrors FENCEDEV_IOC_UNMAP (``dma_buf_unmap_attachment``).
         """
         wrong = self._losing()
         self._ask(_uapi.FENCEDEV_IOC_UNMAP, "FENCEDEV_IOC_UNMAP")
@@ -299,6 +310,8 @@ class Attachment(_Numbered):
         Raises:
             ValueError: closed; bytes that are not in the buffer.
             OSError: ENXIO, it is not mapped.
+
+        Mirrors FENCEDEV_IOC_PEEK of native/fencedev.
         """
         offset, length = _range(self, offset, length)
         data = (c_char * length)()
@@ -315,6 +328,8 @@ class Attachment(_Numbered):
             ValueError: closed; no data; bytes that are not in the buffer.
             OSError: ENXIO, it is not mapped; EACCES, the device may only read.
             CoherenceError: under ``ddi.strict()``, as for a job that writes.
+
+        Mirrors FENCEDEV_IOC_POKE of native/fencedev.
         """
         raw = bytes(data)
         offset, length = _range(self, offset, len(raw))
@@ -347,7 +362,16 @@ class Operation:
     """What a job does with buffers: Use, Fill, Copy, Checksum or ScaleAdd.
 
     Offsets and lengths are bytes; a length of None goes to the end of the smaller buffer. Words are of 32 bits in the
-    CPU's order, and their offsets and lengths multiples of 4.
+    CPU's order, and their offsets and lengths multiples of 4. The fields of all of them:
+
+    Attributes:
+        dst: the Attachment that is written, with WRITE among its access.
+        src: the Attachment that is read.
+        offset, dst_offset, src_offset: bytes from the start of an attachment (int >= 0).
+        length: bytes (int > 0, or None).
+        value, scale: a word (0 <= int < 2**32).
+
+    Threads: any number, nobody changes it.
     """
 
     def _fill_in(self, data: _uapi.FencedevSubmit, device: FenceDevice) -> None:
@@ -482,11 +506,23 @@ class Job:
         self.seqno = seqno
 
     def info(self) -> JobInfo:
-        """Return what the device says of it now; see ``FenceDevice.query``."""
+        """Return what the device says of it now; see ``FenceDevice.query``.
+
+        Raises:
+            ValueError: its fence, or the device, is closed.
+
+        Mirrors FENCEDEV_IOC_QUERY.
+        """
         return self.queue.device.query(self.fence)
 
     def close(self) -> None:
-        """Close the fence; a second call does nothing."""
+        """Close the fence; a second call does nothing.
+
+        Raises:
+            OSError: as SyncFile.close.
+
+        Mirrors close(2).
+        """
         self.fence.close()
 
     def __enter__(self) -> Self:
@@ -588,7 +624,7 @@ class Queue(_Numbered):
                 handle._check_device(first, end, writes)
         made = c_int32.from_buffer(data, _uapi.FencedevSubmit.out_fence.offset)
         name = f"FENCEDEV_IOC_SUBMIT to queue {number}"
-        fence = SyncFile._taking(_uapi.ask, self.device.fileno(), _uapi.FENCEDEV_IOC_SUBMIT, data, name, made)
+        fence = SyncFile._given(_uapi.ask, self.device.fileno(), _uapi.FENCEDEV_IOC_SUBMIT, data, name, made)
         if not error:  # a job that fails touches nothing
             for handle, first, end, writes in touched:
                 handle._device_uses(first, end, writes, fence)
@@ -614,7 +650,7 @@ class Queue(_Numbered):
 class FenceDevice(OwnedFd):
     """The fence device, opened; its queues and attachments go with its last descriptor.
 
-    It is a kernel module of this project's, native/fencedev; the guest of ``vm/run`` has it.
+    It is a kernel module of this project's, native/fencedev; the guest of ``linuxsync vm`` has it.
 
     Args:
         path: the node.
@@ -633,7 +669,7 @@ class FenceDevice(OwnedFd):
         try:
             self._take(os.open, path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            text = "no fence device: load the module, native/fencedev/fencedev.ko, or use vm/run"
+            text = "no fence device: load the module, native/fencedev/fencedev.ko, or use linuxsync vm"
             raise FileNotFoundError(errno.ENOENT, text, os.fspath(path)) from error
 
     def _check(self) -> None:

@@ -8,6 +8,7 @@ from ctypes import addressof, c_int32, c_uint32, c_uint64, create_string_buffer
 from typing import Literal, overload
 
 from . import _uapi
+from ._fd import OwnedFd
 from ._modes import CONNECTOR, CRTC, PLANE, Mode, Pipeline, find_pipeline, property_id
 from ._native import kms as _native
 from .drm import DrmDevice, GemBuffer
@@ -67,9 +68,11 @@ def _atomic(
     request = device.fileno(), _uapi.DRM_IOCTL_MODE_ATOMIC, data, f"DRM_IOCTL_MODE_ATOMIC of {what}"
     try:
         if out_fence is not None:
-            return SyncFile._taking(_uapi.ask, *request, out_fence)
+            return SyncFile._given(_uapi.ask, *request, out_fence)
         _uapi.ioctl(*request)
     except OSError as error:
+        if out_fence is not None and out_fence.value >= 0:
+            OwnedFd(out_fence.value).close()  # the flip was made, and the kernel could not say so
         if error.errno == errno.EACCES:
             why = f"{device!r} is not master of its screen, another open file is; or it is a render node"
         elif error.errno == errno.EINVAL and not flags & _uapi.DRM_MODE_ATOMIC_ALLOW_MODESET:

@@ -41,7 +41,7 @@ def find() -> str:
         raise FileNotFoundError(
             errno.ENOENT,
             f"debugfs is mounted on {places[0]} but has no sync/sw_sync: this kernel was built without CONFIG_SW_SYNC; "
-            "boot one that has it (vm/run does)",
+            "boot one that has it (linuxsync vm does)",
         )
     if "\tdebugfs\n" in Path("/proc/filesystems").read_text():
         raise FileNotFoundError(
@@ -49,12 +49,15 @@ def find() -> str:
         )
     raise FileNotFoundError(
         errno.ENOENT,
-        "sw_sync lives in debugfs, and this kernel was built without CONFIG_DEBUG_FS (vm/run boots one with)",
+        "sw_sync lives in debugfs, and this kernel was built without CONFIG_DEBUG_FS (linuxsync vm boots one with)",
     )
 
 
 def available() -> bool:
-    """Whether ``Timeline()`` would find a sw_sync file that this process may open."""
+    """Whether ``Timeline()`` would find a sw_sync file that this process may open.
+
+    Mirrors faccessat(2) of ``find()``, with AT_EACCESS.
+    """
     try:
         return os.access(find(), os.R_OK | os.W_OK, effective_ids=True)
     except OSError:
@@ -64,8 +67,10 @@ def available() -> bool:
 class Timeline(_native.Timeline):
     """A sw_sync timeline: fences are points on it, and ``inc`` signals those that it passes.
 
-    Closing the last descriptor of a timeline fails the fences that are still ahead, with ENOENT. A descriptor that came
-    from elsewhere becomes a Timeline through ``from_fd``, which duplicates it: what came is yours to close.
+    Closing the last descriptor of a timeline fails the fences that are still ahead, with ENOENT. Linux, as of 6.12,
+    hangs a CPU there if nothing holds one of them any more but a syncobj's eventfd or a poll(2) of a dma-buf that waits
+    for it: ``inc`` past such fences first, or keep a SyncFile of them. A descriptor that came from elsewhere becomes a
+    Timeline through ``from_fd``, which duplicates it: what came is yours to close.
 
     Args:
         name: the timeline's name in the kernel, at most 15 bytes of UTF-8 without NUL; None leaves it to the kernel,

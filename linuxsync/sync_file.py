@@ -77,6 +77,8 @@ class SyncFile(_native.SyncFile):
         Raises:
             FenceError: a fence failed; ``info`` on it is the snapshot.
             ValueError: closed.
+
+        Mirrors SYNC_IOC_FILE_INFO.
         """
         info = self.info()
         if info.status < 0:
@@ -98,8 +100,8 @@ class SyncFile(_native.SyncFile):
             ValueError: closed; a negative timeout.
             OSError: EMFILE: each waiter holds one descriptor of its own while it waits.
 
-        Cancelling it gives everything back. The fence may be closed meanwhile; the waiter still wakes. Threads: belongs
-        to the event loop that it is awaited in.
+        Mirrors poll(2), by the event loop. Cancelling it gives everything back. The fence may be closed meanwhile; the
+        waiter still wakes. Threads: belongs to the event loop that it is awaited in.
         """
         await _wait.readable(self, timeout)
 
@@ -172,7 +174,8 @@ def as_completed(fences: Iterable[Fence]) -> AsyncIterator[Fence]:
         ValueError, TypeError: a closed fence; something that is none.
         OSError: EMFILE: each fence still waited for holds one descriptor more.
 
-    Leaving the loop early, or cancelling it, gives those descriptors back; at once inside ``contextlib.aclosing``, else
-    when the event loop has collected the iterator. What is wrong with a fence is said at the first step.
+    Mirrors poll(2), by the event loop. Leaving the loop early, or cancelling it, gives those descriptors back; at once
+    inside ``contextlib.aclosing``, else when the event loop has collected the iterator. What is wrong with a fence is
+    said at the first step.
     """
     return _wait.as_readable(fences, SyncFile)

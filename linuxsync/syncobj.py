@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol, SupportsIndex, cast
 
 from . import _wait
@@ -81,9 +82,12 @@ class Syncobj(_native.Syncobj):
         second syncobj and DRM_IOCTL_SYNCOBJ_TRANSFER.
         """
         if point and not _native.takes_points(self.device):
-            with self._spare() as spare:
-                spare.transfer(self, point, 0)
-                return spare.export_sync_file()
+            with ExitStack() as made:
+                with self._spare() as spare:
+                    spare.transfer(self, point, 0)
+                    fence = made.enter_context(spare.export_sync_file())
+                made.pop_all()  # not if the spare could not be closed
+            return fence
         return self._export_sync_file(point, SyncFile)
 
     def import_sync_file(self, fence: SyncFile, point: int = 0) -> None:

@@ -87,7 +87,7 @@ def from_memfd(memfd: SupportsIndex | _HasFileno, offset: int, size: int) -> Dma
                 _uapi.ioctl, device.fileno(), _uapi.UDMABUF_CREATE, data, f"UDMABUF_CREATE of memfd {fd}"
             )
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in (errno.EINVAL, errno.EFBIG):  # the page cache's, before memfd_pin_folios (Linux 6.11)
                 raise
             if start + length > (end := os.fstat(fd).st_size):
                 raise ValueError(f"{length} bytes from {start} on are not within memfd {fd} of {end} bytes") from error

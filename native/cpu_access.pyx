@@ -5,7 +5,7 @@ Nothing here owns a descriptor; dma_buf.pyx does.
 """
 
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -74,7 +74,20 @@ cdef class Mapping:
     def __getbuffer__(self, Py_buffer *view, int flags):
         if not self.usable:
             raise BufferError("the CPU access is over")
-        PyBuffer_FillInfo(view, self, self.address, self.length, not self.writable(), flags)
+        if flags & PyBUF_WRITABLE and not self.writable():
+            raise BufferError("the CPU access is for reading only")
+        # Not PyBuffer_FillInfo, which would overwrite the None that Cython has put into view.obj and never give it back.
+        view.obj = self
+        view.buf = self.address
+        view.len = self.length
+        view.itemsize = 1
+        view.readonly = not self.writable()
+        view.format = <char *>b"B" if flags & PyBUF_FORMAT else NULL
+        view.ndim = 1
+        view.shape = &view.len if flags & PyBUF_ND else NULL
+        view.strides = &view.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        view.suboffsets = NULL
+        view.internal = NULL
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer *view):

@@ -8,6 +8,7 @@ from .sync_file import SyncFile
 
 _SyncFile = TypeVar("_SyncFile", bound=SyncFile)
 
+SYNC: int
 READ: int
 WRITE: int
 

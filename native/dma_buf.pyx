@@ -14,6 +14,7 @@ from uapi cimport (
     DMA_BUF_IOCTL_EXPORT_SYNC_FILE,
     DMA_BUF_IOCTL_IMPORT_SYNC_FILE,
     DMA_BUF_IOCTL_SYNC,
+    DMA_BUF_MAGIC,
     DMA_BUF_SET_NAME_B,
     DMA_BUF_SYNC_END,
     DMA_BUF_SYNC_READ,
@@ -39,9 +40,7 @@ cdef extern from "<sys/vfs.h>" nogil:
         long f_type
     int fstatfs(int fd, statfs_t *found)
 
-cdef extern from "<linux/magic.h>":
-    const long DMA_BUF_MAGIC
-
+SYNC = DMA_BUF_IOCTL_SYNC  # its number, for who sees it in others
 READ = DMA_BUF_SYNC_READ
 WRITE = DMA_BUF_SYNC_WRITE
 
@@ -146,7 +145,9 @@ cdef class DmaBuf(OwnedFd):
         # Not by an ioctl: other drivers say EINVAL to numbers that they do not know, and DMA_BUF_IOCTL_SYNC is, but for its
         # letter, which they do not look at, the dma-heaps' request to allocate. The file system is nobody else's (5.3).
         cdef statfs_t found
-        if fstatfs(self.number, &found) == -1 or found.f_type != DMA_BUF_MAGIC:
+        if fstatfs(self.number, &found) == -1:
+            raise refusal(errno, f"fstatfs of fd {self.number}")
+        if found.f_type != DMA_BUF_MAGIC:
             raise refusal(ENOTTY, f"fd {self.number} is not a dma-buf")
         if self.orphan >= 0:
             raise ValueError("a CPU access to the closed buffer is still open")

@@ -34,6 +34,11 @@ cdef class DrmDevice(OwnedFd):
         Of a DrmDevice it is, as ``dup()``, a second object on the same open file, with the same handles. The number of
         a descriptor does not tell: two objects made of it know nothing of each other's GEM handles, and either may
         close one that the other still uses.
+
+        Raises:
+            TypeError, ValueError, OSError: as OwnedFd.from_fd.
+
+        Mirrors fcntl(2) F_DUPFD_CLOEXEC.
         """
         cdef DrmDevice made = super(DrmDevice, cls).from_fd(fd)
         if isinstance(fd, DrmDevice):
@@ -41,7 +46,13 @@ cdef class DrmDevice(OwnedFd):
         return made
 
     def dup(self):
-        """Return a second object on the same open file, with the same handles; see OwnedFd.dup."""
+        """Return a second object on the same open file, with the same handles; see OwnedFd.dup.
+
+        Raises:
+            ValueError, OSError: as OwnedFd.dup.
+
+        Mirrors fcntl(2) F_DUPFD_CLOEXEC.
+        """
         cdef DrmDevice made = OwnedFd.dup(self)
         join(made, self.opened)
         return made

@@ -11,6 +11,7 @@ cdef inline int fd_of(OwnedFd owner) except -1:
     return owner.number
 
 
+cdef int born(object made) except -1
 cdef OwnedFd blank(type cls)
 cdef int begin_ownership(OwnedFd owner) except -1
 cdef int duplicate(int fd) except -1

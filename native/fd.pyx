@@ -19,6 +19,28 @@ cdef extern from "<fcntl.h>" nogil:
     const int F_GETFD
 
 cdef tuple no_arguments = ()
+cdef object watcher_of_births = None
+
+
+def watch_births(watcher):
+    """Have a function told of each object that is about to own a descriptor, or a handle; return the one before.
+
+    For those who look for leaks: it can note which line makes the object. It is called in that line's thread, before
+    the kernel gives anything out, so that nothing is lost when it raises. Only one is called.
+
+    Args:
+        watcher: takes the object, which has nothing yet; None ends it.
+    """
+    global watcher_of_births
+    before, watcher_of_births = watcher_of_births, watcher
+    return before
+
+
+cdef int born(object made) except -1:
+    """Tell who watches."""
+    if watcher_of_births is not None:
+        watcher_of_births(made)
+    return 0
 
 
 cdef OwnedFd blank(type cls):
@@ -30,6 +52,7 @@ cdef OwnedFd blank(type cls):
     # A subclass may have a __new__ of its own, which makes something else or finds something that is in use.
     if not isinstance(made, OwnedFd) or (<OwnedFd>made).number >= 0:
         raise TypeError(f"{cls.__name__}.__new__ did not make a new {cls.__name__}")
+    born(made)
     (<OwnedFd>made).used = True
     return <OwnedFd>made
 
@@ -120,6 +143,18 @@ cdef class OwnedFd:
         return made
 
     @classmethod
+    def _given(cls, make, *arguments):
+        """Return an object that owns what ``make(*arguments)`` returns, and that is as it must be: the kernel made it.
+
+        For what can't be undone: that a file is asked what it is may fail, when all has been done already.
+        """
+        made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
+        begin_ownership(<OwnedFd?>made)
+        (<OwnedFd>made).number = make(*arguments)
+        (<OwnedFd>made).used = True
+        return made
+
+    @classmethod
     def from_fd(cls, fd):
         """Return an object that owns a duplicate (close-on-exec) of ``fd``, which stays the caller's.
 
@@ -154,7 +189,9 @@ cdef class OwnedFd:
         """Close the descriptor; a second call does nothing.
 
         Raises:
-            OSError: EIO, ENOSPC or EDQUOT from close(2); the descriptor is gone all the same.
+            OSError: EIO, ENOSPC or EDQUOT; the descriptor is gone all the same.
+
+        Mirrors close(2).
         """
         cdef int number = self.number
         cdef int error
@@ -167,7 +204,11 @@ cdef class OwnedFd:
             raise refusal(error, f"close({number})")
 
     def detach(self):
-        """Give the descriptor (int) to the caller, who closes it; the object is closed from here on."""
+        """Give the descriptor (int) to the caller, who closes it; the object is closed from here on.
+
+        Raises:
+            ValueError: closed.
+        """
         cdef int number = fd_of(self)
         self.number = -1
         return number
@@ -214,7 +255,7 @@ cdef int begin_ownership(OwnedFd owner) except -1:
         raise ValueError(f"{owner!r} already owns a file descriptor")
     if owner.used:
         raise ValueError(f"{owner!r} can't be opened again: make another")
-    return 0
+    return born(owner)
 
 
 cdef int duplicate(int fd) except -1:

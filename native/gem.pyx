@@ -7,14 +7,14 @@ that it already has (``drm_gem_prime_fd_to_handle``), and one GEM_CLOSE ends it 
 
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.errno cimport EACCES, EIO, ENODEV, ENOMEM, ENOSYS
+from libc.errno cimport EACCES, EINVAL, EIO, ENODEV, ENOMEM, ENOSYS
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.fcntl cimport O_CLOEXEC, O_RDWR
 from posix.unistd cimport getpid
 
 from linuxsync._native.drm cimport DrmDevice, OpenFile, any_fd, file_of_device, give_back
-from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
+from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, born, fd_of
 from uapi cimport (
     LS_IOCTL_GEM_CLOSE,
     LS_IOCTL_MODE_CREATE_DUMB,
@@ -48,7 +48,16 @@ cdef class GemBuffer:
 
     @classmethod
     def create_dumb(cls, DrmDevice device not None, width, height, bpp):
-        """A dumb buffer of ``device``; see DrmDevice.create_dumb."""
+        """Return a new dumb buffer of ``device``; see DrmDevice.create_dumb.
+
+        Args:
+            device: the open DrmDevice.
+            width, height, bpp: as there.
+        Raises:
+            ValueError, TypeError, OSError: as DrmDevice.create_dumb, which one calls.
+
+        Mirrors DRM_IOCTL_MODE_CREATE_DUMB.
+        """
         cdef ls_mode_create_dumb data
         cdef GemBuffer made = made_past_init(cls, device)
         cdef int result
@@ -69,7 +78,17 @@ cdef class GemBuffer:
 
     @classmethod
     def import_dma_buf(cls, DrmDevice device not None, OwnedFd dmabuf not None, unsigned long long size):
-        """The memory of ``dmabuf`` as a buffer of ``device``; see DrmDevice.import_dma_buf."""
+        """Return the memory of ``dmabuf`` as a buffer of ``device``; see DrmDevice.import_dma_buf.
+
+        Args:
+            device: the open DrmDevice.
+            dmabuf: the DmaBuf, which stays the caller's.
+            size: its bytes.
+        Raises:
+            ValueError, TypeError, OSError: as DrmDevice.import_dma_buf, which one calls.
+
+        Mirrors DRM_IOCTL_PRIME_FD_TO_HANDLE.
+        """
         cdef ls_prime_handle data
         cdef GemBuffer made = made_past_init(cls, device)
         cdef int result
@@ -112,7 +131,7 @@ cdef class GemBuffer:
         """Give the handle back; a second call, one after the device's close, and one in a forked child do nothing.
 
         Raises:
-            OSError: EINVAL, somebody else closed the handle.
+            OSError: EINVAL, somebody else closed the handle. After any other it is still open, and can be closed.
 
         Mirrors DRM_IOCTL_GEM_CLOSE. The memory lives on in mappings and DmaBufs.
         """
@@ -146,6 +165,7 @@ cdef GemBuffer made_past_init(type cls, DrmDevice device):
     """An instance of `cls` without a handle: made before the request that hands one out, after which nothing can fail."""
     made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
     (<GemBuffer?>made).device = device
+    born(made)
     (<GemBuffer>made).process = getpid()
     return <GemBuffer>made
 
@@ -199,18 +219,24 @@ cdef int ask(GemBuffer made, unsigned long request, void *data, uint32_t *handle
 cdef int use_no_more(GemBuffer gem) except -65536:
     """Use the handle once less, and close it if that was the last time: 0 or -errno."""
     cdef OpenFile opened
+    cdef int result
     enter()
     try:
         if gem.ended:
             return 0
-        gem.ended = True
         if gem.process != getpid():
+            gem.ended = True
             return 0
         opened = gem.device.opened
         if opened.users[gem.handle] > 1:
+            gem.ended = True
             opened.users[gem.handle] -= 1
             return 0
-        del opened.users[gem.handle]
-        return close_handle(gem.device, gem.handle)
+        result = close_handle(gem.device, gem.handle)
+        # Otherwise the kernel has refused before it looked for the handle, which is still ours to close.
+        if result == 0 or result == -EINVAL:
+            gem.ended = True
+            del opened.users[gem.handle]
+        return result
     finally:
         leave()

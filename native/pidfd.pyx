@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# cython: nonecheck=True
 """pidfd: another process's descriptors, looked at and left as they are (pidfd_getfd(2), kcmp(2))."""
 
 cimport cython
@@ -10,14 +11,14 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from linuxsync._native.fd cimport OwnedFd, drop, fd_of
 from linuxsync._native.processes cimport Descriptor, HeldSyncFile, held
 from linuxsync._native.sync_file cimport snapshot
-from uapi cimport SW_SYNC_IOC_CREATE_FENCE, sw_sync_create_fence_data
+from uapi cimport SW_SYNC_IOC_CREATE_FENCE, SYS_pidfd_getfd, SYS_pidfd_open, sw_sync_create_fence_data
 from xioctl cimport refusal, try_ioctl
 
 from os import fstat
 from os.path import samestat
 
 cdef extern from "<sys/syscall.h>" nogil:
-    const long SYS_kcmp, SYS_pidfd_getfd, SYS_pidfd_open
+    const long SYS_kcmp
 
 cdef extern from "<linux/kcmp.h>" nogil:
     const int KCMP_EPOLL_TFD, KCMP_FILE
@@ -41,26 +42,6 @@ cdef class PidFd(OwnedFd):
 
     def _getfd(self, int fd):
         return take(fd_of(self), fd)
-
-    def fence(self, int fd):
-        """Return what a sync_file of the process says (SyncFileInfo), through a duplicate that is closed again.
-
-        Raises:
-            ValueError: closed.
-            OSError: EBADF, the process has no such descriptor (any more); EPERM, see ``get``; ESRCH, it has ended;
-                ENOTTY, it is no sync_file; EMFILE.
-
-        Mirrors pidfd_getfd(2) and SYNC_IOC_FILE_INFO, which enables no signaling.
-        """
-        cdef int ours = take(fd_of(self), fd)
-        cdef OurFds own
-        try:
-            own = OurFds()
-            if not own.is_sync_file(ours):
-                raise refusal(ENOTTY, f"fd {fd} is not a sync_file")
-            return snapshot(ours)
-        finally:
-            drop(ours)
 
     def timeline(self, int fd, place):
         """Return what a fence of a sw_sync timeline of the process says (SyncFileInfo), which names the timeline.
@@ -157,6 +138,7 @@ cdef class OurFds:
     cdef bint is_sync_file(self, int fd) except -1:
         """By its link, which nothing else has."""
         cdef char text[32]
+        cdef Py_ssize_t length
         if fd != self.number:
             self.forget()
             snprintf(text, sizeof(text), b"/proc/self/fd/%d", fd)
@@ -164,7 +146,10 @@ cdef class OurFds:
             if self.link == -1:
                 raise refusal(errno, text.decode())
             self.number = fd
-        return readlinkat(self.link, b"", text, sizeof(text)) == 20 and memcmp(text, b"anon_inode:sync_file", 20) == 0
+        length = readlinkat(self.link, b"", text, sizeof(text))
+        if length == -1:
+            raise refusal(errno, f"readlink of /proc/self/fd/{fd}")
+        return length == 20 and memcmp(text, b"anon_inode:sync_file", 20) == 0
 
 
 cdef long long now_ns() noexcept:

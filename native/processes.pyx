@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# cython: nonecheck=True
 """processes: what /proc/PID/fd tells, an object for each descriptor: a machine may have 100,000 of them."""
 
 cimport cython
-from libc.errno cimport errno
+from libc cimport errno as c_errno
+from libc.errno cimport EFAULT, ENOENT, ENOMEM, errno
 from libc.string cimport memcmp, strlen
 
 from linuxsync._native.fd cimport drop
@@ -127,12 +129,12 @@ cdef class HeldSyncFile:
     @property
     def driver_names(self):
         """Who made each of the fences."""
-        return [(<FenceInfo>fence).driver_name for fence in self.info.fences]
+        return [(<FenceInfo?>fence).driver_name for fence in self.info.fences]
 
     @property
     def obj_names(self):
         """What each of the fences is a point of."""
-        return [(<FenceInfo>fence).obj_name for fence in self.info.fences]
+        return [(<FenceInfo?>fence).obj_name for fence in self.info.fences]
 
     @property
     def seqno(self):
@@ -151,9 +153,9 @@ cdef class HeldSyncFile:
         """Nanoseconds since it signaled or failed; None while it is active: the kernel keeps no time of birth."""
         cdef unsigned long long latest = 0
         for fence in self.info.fences:
-            if (<FenceInfo>fence).timestamp_ns == 0:
+            if (<FenceInfo?>fence).timestamp_ns == 0:
                 return None
-            latest = max(latest, (<FenceInfo>fence).timestamp_ns)
+            latest = max(latest, (<FenceInfo?>fence).timestamp_ns)
         return self.looked_ns - <long long>latest
 
 
@@ -230,13 +232,18 @@ def descriptors(Process process not None):
         raise refusal(errno, path.decode())
     try:
         while True:
+            c_errno.errno = 0
             entry = readdir(folder)
             if entry is NULL:
+                if errno != 0 and errno != ENOENT:
+                    raise refusal(errno, path.decode())
                 break
             number = strtol(entry.d_name, &end, 10)
             if end[0] != 0 or end == entry.d_name:
                 continue
             length = readlinkat(fd, entry.d_name, target, LONGEST)
+            if length == -1 and (errno == ENOMEM or errno == EFAULT):  # of our own; otherwise it has been closed
+                raise refusal(errno, path.decode())
             kind = kind_of(target, length)
             if kind is None:
                 continue

@@ -54,11 +54,12 @@ cdef class Timeline(OwnedFd):
         begin_ownership(self)
         if name is not None:
             c_name = name
-            prctl(PR_GET_NAME, before)
-            prctl(PR_SET_NAME, c_name)
+            if prctl(PR_GET_NAME, before) == -1 or prctl(PR_SET_NAME, c_name) == -1:
+                raise refusal(errno, "prctl of the thread's name")
         fd = c_open(c_path, O_RDWR | O_CLOEXEC)
         error = errno
-        if name is not None:
+        # Nothing but a copy of 16 bytes can fail here, and that once.
+        if name is not None and prctl(PR_SET_NAME, before) == -1:
             prctl(PR_SET_NAME, before)
         if fd == -1:
             raise OSError(error, strerror(error), fsdecode(path))
@@ -79,7 +80,13 @@ cdef class Timeline(OwnedFd):
             raise refusal(-result, f"fd {self.number} is not a sw_sync timeline (SW_SYNC_IOC_INC)")
 
     def dup(self):
-        """Return a second object on the same timeline, which knows and advances the same ``value``; see OwnedFd.dup."""
+        """Return a second object on the same timeline, which knows and advances the same ``value``; see OwnedFd.dup.
+
+        Raises:
+            ValueError, OSError: as OwnedFd.dup.
+
+        Mirrors fcntl(2) F_DUPFD_CLOEXEC.
+        """
         cdef Timeline made = OwnedFd.dup(self)
         made.known = self.known
         return made

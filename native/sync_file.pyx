@@ -228,7 +228,7 @@ cdef class SyncFile(OwnedFd):
             TimeoutError: errno ETIME, not all of them had when the time was over.
             ValueError, OSError: as ``poll``.
 
-        Mirrors sync_wait of libsync. Threads: as ``poll``. A signal does not lengthen the time.
+        Mirrors poll(2), and sync_wait of libsync. Threads: as ``poll``. A signal does not lengthen the time.
         """
         if not wait_one(self, POLLIN, deadline_of(timeout)):
             raise TimeoutError(errno.ETIME, f"{self!r} had not signaled after {timeout} s")

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport getpid
 
 from linuxsync._native.drm cimport DrmDevice, any_fd, file_of_device
-from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, fd_of
+from linuxsync._native.fd cimport OwnedFd, as_unsigned, blank, born, fd_of
 from linuxsync._native.sync_file cimport SyncFile
 from uapi cimport (
     LS_IOCTL_SYNCOBJ_RESET,
@@ -71,6 +71,7 @@ cdef Syncobj made_past_init(type cls, DrmDevice device):
     made = (<PyTypeObject *>cls).tp_new(cls, <PyObject *>no_arguments, NULL)
     if not isinstance(made, Syncobj):  # a subclass may have a __new__ of its own
         raise TypeError(f"{cls.__name__}.__new__ made a {type(made).__name__}")
+    born(made)
     (<Syncobj>made).parent = device
     (<Syncobj>made).owner_pid = getpid()
     return <Syncobj>made
@@ -155,6 +156,9 @@ cdef class Syncobj:
 
         The container lives on where somebody else has a handle or a descriptor of it. What waits through ``eventfd``
         for a point that was not yet submitted is forgotten with the last of them.
+
+        Raises:
+            OSError: EINVAL, somebody else destroyed the handle.
 
         Mirrors DRM_IOCTL_SYNCOBJ_DESTROY.
         """
@@ -283,6 +287,9 @@ cdef class Syncobj:
     def query_last_submitted(self):
         """Return the last point (int, ``__u64``) that the timeline has, signaled or not; otherwise as ``query``.
 
+        Raises:
+            ValueError, OSError: as ``query``.
+
         Mirrors DRM_IOCTL_SYNCOBJ_QUERY with LAST_SUBMITTED.
         """
         return query_one(self, True)
@@ -337,7 +344,7 @@ cdef class Syncobj:
             TypeError: something that is no Syncobj.
             TimeoutError, OSError: as ``wait``. EINVAL if any of them has no fence yet, also when another has signaled.
 
-        Mirrors the same requests as ``wait``. Threads: as ``wait``.
+        Mirrors DRM_IOCTL_SYNCOBJ_WAIT and DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT. Threads: as ``wait``.
         """
         cdef list wanted = objs if type(objs) is list else list(objs)
         cdef uint32_t flags = wait_flags(all, wait_for_submit, wait_available, deadline_ns)
@@ -375,6 +382,8 @@ cdef class Syncobj:
         Raises:
             ValueError: no objects; objects of different devices; a closed one.
             TypeError, OSError: as ``wait_many`` and ``query``.
+
+        Mirrors DRM_IOCTL_SYNCOBJ_QUERY.
         """
         cdef list wanted = objs if type(objs) is list else list(objs)
         cdef Py_ssize_t count = len(wanted)

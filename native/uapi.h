@@ -7,9 +7,11 @@
 #define LINUXSYNC_UAPI_H
 
 #include <linux/dma-buf.h>
+#include <linux/magic.h>
 #include <linux/sync_file.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 
 #ifndef SYNC_IOC_SET_DEADLINE /* include/uapi/linux/sync_file.h, since 6.8 */
 struct sync_set_deadline {
@@ -36,6 +38,20 @@ struct sw_sync_get_deadline { /* since 6.8 */
 #define SW_SYNC_IOC_CREATE_FENCE _IOWR(SW_SYNC_IOC_MAGIC, 0, struct sw_sync_create_fence_data)
 #define SW_SYNC_IOC_INC _IOW(SW_SYNC_IOC_MAGIC, 1, __u32)
 #define SW_SYNC_GET_DEADLINE _IOWR(SW_SYNC_IOC_MAGIC, 2, struct sw_sync_get_deadline)
+
+/* Wheels are compiled with headers of 4.18 and a C library of its time. */
+#ifndef DMA_BUF_SET_NAME_B /* include/uapi/linux/dma-buf.h, since 5.8 */
+#define DMA_BUF_SET_NAME_B _IOW(DMA_BUF_BASE, 1, __u64)
+#endif
+#ifndef DMA_BUF_MAGIC /* include/uapi/linux/magic.h, since 5.3 */
+#define DMA_BUF_MAGIC 0x444d4142
+#endif
+#ifndef SYS_pidfd_open /* since 5.3; one number on all machines */
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_pidfd_getfd /* since 5.6 */
+#define SYS_pidfd_getfd 438
+#endif
 
 #ifndef DMA_BUF_IOCTL_EXPORT_SYNC_FILE /* include/uapi/linux/dma-buf.h, since 6.0 */
 struct dma_buf_export_sync_file {

@@ -157,6 +157,8 @@ cdef extern from "uapi.h" nogil:
     const unsigned long DMA_BUF_SET_NAME_B
     const unsigned long DMA_BUF_IOCTL_EXPORT_SYNC_FILE
     const unsigned long DMA_BUF_IOCTL_IMPORT_SYNC_FILE
+    const long DMA_BUF_MAGIC
+    const long SYS_pidfd_getfd, SYS_pidfd_open
     const unsigned long LS_IOCTL_GEM_CLOSE
     const unsigned long LS_IOCTL_PRIME_HANDLE_TO_FD
     const unsigned long LS_IOCTL_PRIME_FD_TO_HANDLE

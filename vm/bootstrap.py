@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ SOURCES = Path("/usr/src")
 # The guest's kernel, and the oldest that the tests are run on.
 KERNEL = "6.12"
 OLDEST = "6.1"
+# The first of them once more, with the kernel's own detectors of mistakes on.
+DEBUG = "debug"
 # What --kernel takes for a version, and not for a path.
 VERSION = re.compile(r"\d+(?:\.\d+)+")
 
@@ -47,18 +50,28 @@ Commands:
   demo              a short story told by real fences
   demo pipeline     120 frames from one process's buffers on another's screen; ARGS as in demo pipeline --help
   demo coherence    which bytes the CPU and a device see after which sync, in a guest with --incoherent and one without
-  test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both.
-                    All of tests/host takes Linux 6.1 too, which is built before the first test
+  test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both;
+                    --kernel may stand here too. All of tests/host takes Linux 6.1 and the debug kernel as well, which
+                    are built before the first test
+  matrix [ARGS]     tests/vm on Linux 6.12 and 6.1, or on each --kernel that stands behind the word; ARGS are pytest's.
+                    Then a table of what each offers, as found by asking it, and how the tests went; --json is the same
+                    as data. What a kernel lacks is "unsupported", and the tests of it are left out there
+  torture [--minutes N] [ARGS]  tests/torture on the debug kernel: faults injected into every operation, random programs
+                    against models, storms, kills; for about N minutes, or a short round. ARGS are pytest's
   shell             a root shell in the guest
   bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
-  kernel            build the kernel if need be, and print the path of its image
+  kernel            build the kernel if need be, and print the path of its image; kernel list and kernel prune say which
+                    were built, and remove those that are out of date
   -- CMD...         run CMD in the guest: its stdin, stdout, stderr and exit status are those of vm/run
 
 Options:
   --kernel VERSION  boot this Linux instead of 6.12, built once from the package linux-source-VERSION: 6.1 is tested
+  --kernel debug    boot 6.12 with KASAN, lockdep and the kernel's other detectors on, and with fault injection: any
+                    report of theirs is a lost guest. Everything takes a few times as long
   --kernel PATH     boot this bzImage, or the one in this kernel build tree; one that is called 6.1 is ./6.1
   --kvm, --no-kvm   use KVM, or QEMU's emulation; without either, KVM is tried once and the answer remembered
-  --timeout SECONDS the longest that the guest may run, boot included [default: 1800; not for an interactive shell]
+  --timeout SECONDS the longest that the guest may run, boot included [default: 1800, or 7200 with --kernel debug; not
+                    for an interactive shell]
   --rw PATH         a folder that the guest may write; may be repeated. "--rw ." is the checkout, if you are in it
   --cpus N          virtual CPUs [default: 2]
   --memory SIZE     the guest's memory [default: 1G]
@@ -67,18 +80,22 @@ Options:
                     For buffers of the heaps: udmabuf and GEM sync no device, so theirs stay out of date there, and
                     what is larger than 256 KiB in one piece can't be mapped for a device (EIO)
   --append ARG      one more kernel argument; may be repeated
+  --device DEVICE   one more device, as QEMU's -device takes it; may be repeated
+  --env NAME[=VALUE]  a variable for CMD; may be repeated
   --yes             install missing packages without asking; so does a CI variable in the environment
   -q, --quiet       nothing on stderr that is not the command's, unless something is wrong
   -h, --help        this text
 
 The guest sees the host's files as they are, read-only, but has /run, /dev/shm, /var/tmp, /var/log and /var/cache of its
 own; its /tmp starts as a copy of the host's that is thrown away. CMD runs as root in the same working directory, with
-.venv/bin first in PATH, and gets PATH, HOME, LANG, LC_*, TERM, CI, PYTHON* and LINUXSYNC_* of the environment. vgem,
+.venv/bin first in PATH, and gets PATH, HOME, LANG, LC_*, TERM, CI, PYTHON* and LINUXSYNC_* of the environment, and
+LINUXSYNC_VM=1. vgem,
 vkms and fencedev are loaded, virtio-gpu is there, debugfs and tracefs are mounted, and there is no network.
 
 Exit status: that of the command; 69 when there is no guest, when it did not come up, when its kernel panicked or oopsed
 (even if the command succeeded), or when the time was up: the console's last lines and the whole log's path are then on
-stderr. A warning of the guest's kernel (WARN_ON) is shown on stderr and leaves the status as it is.
+stderr. A warning of the guest's kernel (WARN_ON) is shown on stderr and leaves the status as it is; with --kernel debug
+that is 69, too. In tests a warning fails the test in which it came.
 
 Examples:
   vm/run demo
@@ -113,6 +130,7 @@ class Need:
         packages: how it is called there: ID of os-release to package. "debian" is for Ubuntu too.
         only_to_build_kernel: not needed with --kernel PATH.
         only_to_test: needed by the tests alone.
+        only_of_checkout: not needed by a package that is installed.
     """
 
     what: str
@@ -120,6 +138,7 @@ class Need:
     packages: dict[str, str]
     only_to_build_kernel: bool = False
     only_to_test: bool = False
+    only_of_checkout: bool = False
 
 
 def named(debian: str, fedora: str | None = None, arch: str | None = None) -> dict[str, str]:
@@ -149,9 +168,12 @@ def python_needs() -> list[Need]:
     dev = named(f"python{version}-dev", "python3-devel", "python") if own else {}
     venv = named(f"python{version}-venv", "python3", "python") if own else {}
     return [
-        Need(f"the C headers of {sys.executable} ({headers})", headers.exists, dev),
+        Need(f"the C headers of {sys.executable} ({headers})", headers.exists, dev, only_of_checkout=True),
         Need(
-            f"the module ensurepip of {sys.executable}", lambda: importlib.util.find_spec("ensurepip") is not None, venv
+            f"the module ensurepip of {sys.executable}",
+            lambda: importlib.util.find_spec("ensurepip") is not None,
+            venv,
+            only_of_checkout=True,
         ),
     ]
 
@@ -166,6 +188,11 @@ def sources(folder: Path = SOURCES) -> dict[str, Path]:
     return found
 
 
+def known_kernels(folder: Path = SOURCES) -> list[str]:
+    """What ``--kernel`` takes but for paths: what is tested, and the versions whose source is installed."""
+    return list(dict.fromkeys([KERNEL, OLDEST, DEBUG, *sorted(sources(folder))]))
+
+
 def choose(versions: Iterable[str], wanted: str) -> str | None:
     """The wanted one of some versions; in place of the guest's usual kernel also the newest, but not the oldest."""
     versions = [v for v in versions if v == wanted or (wanted == KERNEL and v != OLDEST)]
@@ -176,6 +203,8 @@ def source_need(version: str) -> Need:
     """The packed source of a kernel."""
     file = SOURCES / f"linux-source-{version}.tar.xz"
     instead = "give --kernel PATH" if version == KERNEL else "put kernel.org's there"
+    if version not in (known := known_kernels()):
+        instead += f", or take one that is known: {', '.join(known)}"
     return Need(
         f"the source of Linux {version}, packed, as {file} (or {instead})",
         lambda: choose(sources(), version) is not None,
@@ -200,7 +229,23 @@ def needs(versions: Sequence[str]) -> list[Need]:
         Need("the programs modprobe and depmod", program("depmod"), named("kmod")),
         Need("the program setpriv", program("setpriv"), named("util-linux")),
         Need("the program file", program("file"), named("file")),
+        Need("the shell zsh", program("zsh"), named("zsh"), only_to_test=True),
+        Need("the shell fish", program("fish"), named("fish"), only_to_test=True),
+        Need("the program mandoc", program("mandoc"), named("mandoc"), only_to_test=True),
+        Need("the program groff", program("groff"), named("groff"), only_to_test=True),
+        Need("the program shellcheck", program("shellcheck"), named("shellcheck", "ShellCheck"), only_to_test=True),
+        Need("the program strace", program("strace"), named("strace"), only_to_test=True),
+        Need(
+            "a debug build of Python (python3-dbg)",
+            lambda: any(program(name)() for name in ("python3-dbg", "python3-debug")),
+            {"debian": "python3-dbg", "fedora": "python3-debug"},
+            only_to_test=True,
+        ),
         Need("the program dot", program("dot"), named("graphviz"), only_to_test=True),
+        Need("the browser chromium", program("chromium"), named("chromium"), only_to_test=True),
+        Need(
+            "libdrm's headers (xf86drm.h)", header("xf86drm.h"), named("libdrm-dev", arch="libdrm"), only_to_test=True
+        ),
         *[
             Need(f"the program {name}", program(name), named(package), only_to_build_kernel=True)
             for name, package in (
@@ -267,7 +312,7 @@ def install_packages(missing: Sequence[Need], yes: bool, os_release: Path = OS_R
     """Install what is missing, or raise UnavailableError with the exact list."""
     where = distribution(os_release)
     if where != "debian":
-        raise UnavailableError(explain(missing, where, "only on Debian and Ubuntu can vm/run install packages"))
+        raise UnavailableError(explain(missing, where, "packages can be installed from here on Debian and Ubuntu only"))
     root = become_root()
     if root is None:
         raise UnavailableError(explain(missing, where, "installing packages takes root or sudo"))
@@ -307,14 +352,26 @@ def source_package(wanted: str) -> str | None:
     return chosen and prefix + chosen
 
 
-def check_machine(versions: Sequence[str], yes: bool, testing: bool = False) -> None:
-    """Make sure that everything is installed, also for building the kernels of these versions and for the tests."""
+def is_ci() -> bool:
+    """Whether nobody is there to be asked."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
+
+
+def check_machine(versions: Sequence[str], yes: bool, testing: bool = False, of_checkout: bool = True) -> None:
+    """Make sure that everything is installed, also for building the kernels of these versions and for the tests.
+
+    Raises:
+        UnavailableError: something is missing, and can't be installed or shall not be.
+    """
 
     def missing() -> list[Need]:
         return [
             need
             for need in needs(versions)
-            if (versions or not need.only_to_build_kernel) and (testing or not need.only_to_test) and not need.present()
+            if (versions or not need.only_to_build_kernel)
+            and (testing or not need.only_to_test)
+            and (of_checkout or not need.only_of_checkout)
+            and not need.present()
         ]
 
     if first := missing():
@@ -415,10 +472,10 @@ def step(what: str, command: Sequence[str]) -> None:
         raise UnavailableError(f"{what} failed with status {status}:\n{tail}\nThe whole log: {LOG}")
 
 
-COMMANDS = ("demo", "test", "shell", "bench", "kernel", "--")
+COMMANDS = ("demo", "test", "matrix", "torture", "shell", "bench", "kernel", "--")
 EXAMPLES = (["pipeline"], ["coherence"])  # demos that have a help of their own
 # The options that have a value, so that the command behind them is found.
-VALUED = ("--kernel", "--timeout", "--rw", "--cpus", "--memory", "--append")
+VALUED = ("--kernel", "--timeout", "--rw", "--cpus", "--memory", "--append", "--device", "--env")
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -446,16 +503,32 @@ def all_host_tests(arguments: Sequence[str]) -> bool:
     return not named or any((CHECKOUT / "tests/host").is_relative_to(path.resolve()) for path in named)
 
 
-def kernel_versions(options: Sequence[str], command: Sequence[str]) -> list[str]:
-    """The kernels that this run boots and that are ours to build."""
-    kernel = KERNEL
-    for word, following in zip(options, [*options, ""][1:], strict=True):
+def named_kernels(words: Sequence[str]) -> list[str]:
+    """What --kernel has been given, in its order."""
+    found = []
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if word == "--kernel":
-            kernel = following
+            found.append(following)
         elif word.startswith("--kernel="):
-            kernel = word.partition("=")[2]
-    versions = [kernel] if VERSION.fullmatch(kernel) else []
-    if command[:1] == ["test"] and all_host_tests(command[1:]):
+            found.append(word.partition("=")[2])
+    return found
+
+
+def version_of(kernel: str) -> str:
+    """The version of a kernel that --kernel names, whose source it is built from."""
+    return KERNEL if kernel == DEBUG else kernel
+
+
+def kernel_versions(options: Sequence[str], command: Sequence[str]) -> list[str]:
+    """The versions of the kernels that this run boots and that are ours to build."""
+    chosen = named_kernels(options)[-1:] or [DEBUG if command[:1] == ["torture"] else KERNEL]
+    if command[:1] == ["matrix"]:
+        chosen = named_kernels(command[1:]) or named_kernels(options)[-1:] or [KERNEL, OLDEST]
+    elif command[:1] in (["test"], ["torture"]):
+        chosen = named_kernels(command[1:])[-1:] or chosen
+    versions = [version for version in map(version_of, chosen) if VERSION.fullmatch(version)]
+    words = [word for before, word in itertools.pairwise(command) if before != "--kernel"]
+    if command[:1] == ["test"] and all_host_tests(words):
         versions += [KERNEL, OLDEST] if oldest_is_tested() else [KERNEL]
     return list(dict.fromkeys(versions))
 
@@ -464,7 +537,8 @@ def main(arguments: Sequence[str]) -> int:
     """Set up what is missing, then become ``python -m linuxsync.vm``."""
     options, command = split(arguments)
     wants_help = {"-h", "--help"}
-    ours = command[:1] in (["shell"], ["kernel"]) or (command[:1] == ["demo"] and command[1:2] not in EXAMPLES)
+    ours = command[:1] in ([name] for name in ("shell", "kernel", "torture"))
+    ours = ours or (command[:1] == ["demo"] and command[1:2] not in EXAMPLES)
     if wants_help & set(options) or (ours and wants_help & set(command)):
         print(USAGE, end="")
         return 0
@@ -474,9 +548,9 @@ def main(arguments: Sequence[str]) -> int:
     if command[0] not in COMMANDS:
         say(f"no such command: {command[0]}; there are {', '.join(COMMANDS)} (vm/run --help)")
         return 2
-    yes = "--yes" in options or os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
+    yes = "--yes" in options or is_ci()
     try:
-        check_machine(kernel_versions(options, command), yes, testing=command[0] == "test")
+        check_machine(kernel_versions(options, command), yes, testing=command[0] in ("test", "matrix", "torture"))
         check_venv()
     except (UnavailableError, OSError) as error:
         say(str(error))

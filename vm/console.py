@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 # Bits of /proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst).
+TAINT_BAD_PAGE = 1 << 5  # of KASAN, too
 TAINT_DIE = 1 << 7
 TAINT_WARN = 1 << 9
 
@@ -13,6 +14,13 @@ _STAMP = r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "
 _PANIC = re.compile(_STAMP + r"Kernel panic - not syncing.*", re.MULTILINE)
 _OOPS = re.compile(
     _STAMP + r"(?:Oops: |Oops\b.*\[#\d+\]|BUG: |kernel BUG at |Internal error: |general protection fault\b).*",
+    re.MULTILINE,
+)
+# lockdep, UBSAN and kmemleak taint nothing. A WARNING with a place in the source is a WARN_ON, which does.
+_REPORT = re.compile(
+    _STAMP
+    + r"(?:WARNING: (?!CPU: |\S+:\d+ at ).*|INFO: trying to register non-static key.*|UBSAN: .*"
+    + r"|kmemleak: \d+ new suspected memory leaks.*)",
     re.MULTILINE,
 )
 _WARNING = re.compile(_STAMP + r"WARNING: .*", re.MULTILINE)
@@ -45,13 +53,19 @@ def oops(text: str) -> str | None:
     return match[0] if match else None
 
 
+def report(text: str) -> str | None:
+    """The first line with which one of a debug kernel's detectors reports a mistake, or None."""
+    match = _REPORT.search(text)
+    return match[0] if match else None
+
+
 def warnings(text: str, most: int = 40) -> str:
-    """The kernel's warnings (WARN_ON) with their traces, at most so many lines."""
+    """The kernel's warnings (WARN_ON) with their traces, and detectors' first lines, at most so many lines."""
     kept: list[str] = []
     inside = False
     for line in text.split("\n"):
         inside = inside or _CUT_HERE in line
-        if inside or _WARNING.match(line):
+        if inside or _WARNING.match(line) or _REPORT.match(line):
             kept.append(line)
         inside = inside and _END_TRACE not in line
     if len(kept) > most:

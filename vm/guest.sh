@@ -15,10 +15,12 @@ grep -q ' /sys/kernel/tracing ' /proc/mounts || mount -t tracefs tracefs /sys/ke
 if [ -n "$linuxsync_modules" ]; then
     mount -t tmpfs modules /lib/modules && ln -s "$linuxsync_modules" "/lib/modules/$(uname -r)"
 fi
+# A debug kernel's DMA API tells of its first finding only, unless it is told to tell of all.
+[ ! -e /sys/kernel/debug/dma-api/all_errors ] || echo 1 >/sys/kernel/debug/dma-api/all_errors
 # What a foreign kernel lacks is said in its log; the command may not need it.
 modprobe -a vgem vkms 2>/dev/kmsg
 [ -z "$linuxsync_fencedev" ] || insmod "$linuxsync_fencedev" 2>/dev/kmsg
-export LINUXSYNC_FENCEDEV="$linuxsync_fencedev"
+export LINUXSYNC_FENCEDEV="$linuxsync_fencedev" LINUXSYNC_VM=1
 
 if [ "${2-}" = shell ]; then
     exec sh "$1/command.sh"

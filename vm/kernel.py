@@ -19,14 +19,15 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bootstrap import KERNEL, SOURCES, VERSION, choose, sources
+from .bootstrap import DEBUG, KERNEL, SOURCES, VERSION, choose, known_kernels, sources, version_of
 from .make import Make, MakeError, say
 
 FRAGMENT = Path(__file__).resolve().parent / "kernel.config"
+DEBUG_FRAGMENT = FRAGMENT.with_name("debug.config")
 IMAGE = Path("arch/x86/boot/bzImage")
 # Part of the key: a change of what a folder in the cache holds makes a new one.
 LAYOUT = 1
@@ -58,7 +59,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Source:
-    """A packed kernel source tree, as Debian's and Ubuntu's linux-source packages install it."""
+    """A packed kernel source tree, as Debian's and Ubuntu's linux-source packages install it.
+
+    Attributes:
+        tarball: the file.
+        version: what ``--kernel`` calls it: "6.12".
+    """
 
     tarball: Path
     version: str
@@ -68,6 +74,49 @@ class Source:
         """Changes when the package is updated."""
         stat = self.tarball.stat()
         return f"{self.tarball.name} {stat.st_size} {int(stat.st_mtime)}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a kernel of ours is made from.
+
+    Attributes:
+        name: what --kernel calls it: "6.12", "debug"; where another source has taken that one's place, its version.
+        source: the packed tree.
+        fragments: what its configuration has beyond tinyconfig.
+    """
+
+    name: str
+    source: Source
+    fragments: tuple[Path, ...] = (FRAGMENT,)
+
+    @property
+    def title(self) -> str:
+        """For people: "6.12", "6.12 (debug)"."""
+        return self.source.version if self.name == self.source.version else f"{self.source.version} ({self.name})"
+
+    @property
+    def key(self) -> str:
+        """What the kernel is called in the cache: its name and a hash of everything that it is made from."""
+        command = ["gcc", "--version"]
+        try:
+            compiler = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            raise KernelError(f"no working C compiler: gcc --version: {error}") from error
+        texts = [fragment.read_text() for fragment in self.fragments]
+        return f"{self.name}-{digest(str(LAYOUT), self.source.identity, *texts, compiler.splitlines()[0])}"
+
+
+def recipe(wanted: str) -> Recipe:
+    """That of a version, or of the kernel with the kernel's own detectors on.
+
+    Raises:
+        KernelError: its source is not installed.
+    """
+    source = find_source(wanted=version_of(wanted))
+    if wanted == DEBUG:
+        return Recipe(DEBUG, source, (FRAGMENT, DEBUG_FRAGMENT))
+    return Recipe(source.version, source)
 
 
 def cache_home() -> Path:
@@ -86,30 +135,15 @@ def find_source(folder: Path = SOURCES, wanted: str = KERNEL) -> Source:
     found = sources(folder)
     chosen = choose(found, wanted)
     if chosen is None:
-        raise KernelError(
-            f"no source of Linux {wanted} in {folder}: `vm/run --kernel {wanted} kernel` says how to get it"
-        )
+        known = known_kernels(folder)
+        others = "" if wanted in known else f", or take one that is known: {', '.join(known)}"
+        raise KernelError(f"no source of Linux {wanted} in {folder}: install the package linux-source-{wanted}{others}")
     return Source(found[chosen], chosen)
-
-
-def cache_key(source: Source, fragment: Path) -> str:
-    """What a kernel in the cache is called: a hash of everything that it is made from."""
-    try:
-        compiler = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise KernelError(f"no working C compiler: gcc --version: {error}") from error
-    parts = [str(LAYOUT), source.identity, fragment.read_text(), compiler.split("\n")[0]]
-    return f"{source.version}-{digest(*parts)}"
 
 
 def digest(*parts: str) -> str:
     """A short name for some texts, different for different ones."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def cached(source: Source, fragment: Path = FRAGMENT) -> Kernel | None:
-    """The kernel for this source and fragment if it has been built already."""
-    return in_cache(cache_home() / "kernels" / cache_key(source, fragment))
 
 
 def in_cache(folder: Path) -> Kernel | None:
@@ -122,13 +156,13 @@ def in_cache(folder: Path) -> Kernel | None:
 
 
 def ensure(wanted: str = KERNEL) -> Kernel:
-    """The kernel of a version from the cache, built first where it is not there yet.
+    """The kernel of a version, or the debug kernel, from the cache; built first where it is not there yet.
 
     Raises:
         KernelError: it cannot be built.
     """
-    source = find_source(wanted=wanted)
-    folder = cache_home() / "kernels" / cache_key(source, FRAGMENT)
+    ours = recipe(wanted)
+    folder = cache_home() / "kernels" / ours.key
     if kernel := in_cache(folder):
         return kernel
     with build_lock(folder):
@@ -136,7 +170,7 @@ def ensure(wanted: str = KERNEL) -> Kernel:
         if kernel := in_cache(folder):
             return kernel
         remove_stale_builds(folder.name)
-        build(source, FRAGMENT, folder)
+        build(ours, folder)
     kernel = in_cache(folder)
     assert kernel
     return kernel
@@ -180,7 +214,7 @@ def remove_stale_builds(ours: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def build(source: Source, fragment: Path, result: Path) -> None:
+def build(ours: Recipe, result: Path) -> None:
     """Build a kernel into the folder `result`, which appears complete or not at all."""
     builds = cache_home() / "build"
     builds.mkdir(parents=True, exist_ok=True)
@@ -189,14 +223,14 @@ def build(source: Source, fragment: Path, result: Path) -> None:
     log.unlink(missing_ok=True)
     try:
         make = Make(log)
-        say(f"unpacking {source.tarball.name}")
-        tree = unpack(source, work, make)
+        say(f"unpacking {ours.source.tarball.name}")
+        tree = unpack(ours.source, work, make)
         output = work / "output"
-        configure(tree, output, fragment, make)
-        say(f"building Linux {source.version} (once; 4 to 7 minutes on 2 CPUs; log: {log})")
+        configure(tree, output, ours.fragments, make)
+        say(f"building Linux {ours.title} (once; 4 to 7 minutes on 2 CPUs; log: {log})")
         jobs = f"-j{len(os.sched_getaffinity(0))}"
         make.run_with_progress([*make_in(tree, output), jobs, "bzImage", "modules"], OBJECTS)
-        check_config(fragment, output)
+        check_config(ours.fragments, output)
         stage = work / "stage"
         install(tree, output, stage, make)
         result.parent.mkdir(parents=True, exist_ok=True)
@@ -216,14 +250,14 @@ def unpack(source: Source, folder: Path, make: Make) -> Path:
     return tree
 
 
-def configure(tree: Path, output: Path, fragment: Path, make: Make) -> None:
-    """`make tinyconfig` plus the fragment, of which every option must survive."""
+def configure(tree: Path, output: Path, fragments: Sequence[Path], make: Make) -> None:
+    """`make tinyconfig` plus the fragments, of which every option must survive."""
     output.mkdir()
     make.run([*make_in(tree, output), "tinyconfig"])
     merge = ["sh", str(tree / "scripts/kconfig/merge_config.sh"), "-m", "-O", str(output)]
-    make.run([*merge, str(output / ".config"), str(fragment)])
+    make.run([*merge, str(output / ".config"), *map(str, fragments)])
     make.run([*make_in(tree, output), "olddefconfig"])
-    check_config(fragment, output)
+    check_config(fragments, output)
 
 
 def make_in(tree: Path, output: Path) -> list[str]:
@@ -231,13 +265,15 @@ def make_in(tree: Path, output: Path) -> list[str]:
     return ["make", "-C", str(tree), f"O={output}", "ARCH=x86"]
 
 
-def check_config(fragment: Path, output: Path) -> None:
-    """KernelError naming every option of the fragment that is not in the kernel's .config."""
-    if lost := lost_options(fragment.read_text(), (output / ".config").read_text()):
-        raise KernelError(
-            f"the kernel's configuration lost what {fragment} asks for: {', '.join(lost)}\n"
-            "An option is lost when this kernel does not have it, or when something that it depends on is missing."
-        )
+def check_config(fragments: Sequence[Path], output: Path) -> None:
+    """KernelError naming every option of the fragments that is not in the kernel's .config."""
+    config = (output / ".config").read_text()
+    for fragment in fragments:
+        if lost := lost_options(fragment.read_text(), config):
+            raise KernelError(
+                f"the kernel's configuration lost what {fragment} asks for: {', '.join(lost)}\n"
+                "An option is lost when this kernel does not have it, or when something that it depends on is missing."
+            )
 
 
 def lost_options(fragment: str, config: str) -> list[str]:
@@ -291,13 +327,15 @@ def install_extmod(tree: Path, output: Path, extmod: Path) -> None:
 
 
 def find(kernel: str | None) -> Kernel:
-    """The kernel that --kernel names: by its version, or by its path; ours if it names none.
+    """The kernel that --kernel names: by its version, as the debug kernel, or by its path; ours if it names none.
 
     Raises:
         KernelError: there is no such kernel, nor can one be built.
     """
-    if kernel is None or VERSION.fullmatch(kernel):
+    if kernel is None or kernel == DEBUG or VERSION.fullmatch(kernel):
         return ensure(kernel or KERNEL)
+    if not os.path.lexists(kernel):
+        raise KernelError(f"{kernel}: No such file or folder, nor a version; known are {', '.join(known_kernels())}")
     return from_path(Path(kernel))
 
 

@@ -6,6 +6,7 @@ our kernel under KVM for a moment, and its answer is remembered until the machin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,12 @@ QEMU = "qemu-system-x86_64"
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether KVM works, and why one should believe it."""
+    """Whether KVM works, and why one should believe it.
+
+    Attributes:
+        works: a guest ran under it.
+        why: what was tried, or what is in its way.
+    """
 
     works: bool
     why: str
@@ -73,6 +79,15 @@ def machine() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     version = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
     return hashlib.sha256((boot + version).encode()).hexdigest()
+
+
+def qemu_version() -> tuple[int, int]:
+    """Of the QEMU that will be used; (0, 0) where that can't be told."""
+    with contextlib.suppress(OSError):
+        said = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
+        if match := re.search(r"version (\d+)\.(\d+)", said):
+            return int(match[1]), int(match[2])
+    return 0, 0
 
 
 def boots(kernel: Kernel) -> Answer:

@@ -9,33 +9,74 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import runner
-from .bootstrap import KERNEL, OLDEST, all_host_tests, oldest_is_tested
+from .bootstrap import DEBUG, KERNEL, OLDEST, all_host_tests, oldest_is_tested
 from .kernel import ensure, supported
+from .matrix import show_matrix
 
 NOTHING_COLLECTED = 5
+# Seconds, beyond the minutes that are asked for, that the parts take which end by themselves.
+TORTURE_ITSELF = 1800.0
 
 
 def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings], checkout: Path) -> int:
     """Run both phases, or those to which the named test paths belong, and return the worst status."""
     host, guest = phases(arguments, checkout)
+    # Before all else, so that a kernel that there is not is told at once.
+    in_the_guest = None if guest is None else of_guest(settings(), checkout)
     statuses = []
     if host is not None:
         if all_host_tests(arguments):
             # No test has to wait until a kernel is built, and the progress is seen.
             supported()
-            for version in (KERNEL, OLDEST) if oldest_is_tested() else (KERNEL,):
-                ensure(version)
+            for name in (KERNEL, DEBUG, *([OLDEST] if oldest_is_tested() else [])):
+                ensure(name)
         runner.note("tests on the host")
         command = [sys.executable, "-m", "pytest", *host]
         statuses.append(subprocess.run(command, cwd=checkout, check=False).returncode)
-    if guest is not None:
+    if guest is not None and in_the_guest is not None:
         runner.note("tests in the guest")
-        chosen = settings()
-        # The checkout is read-only there.
-        env = {**chosen.env, "LINUXSYNC_REQUIRE_VM": "1", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
-        command = ["python", "-m", "pytest", "-p", "no:cacheprovider", *guest]
-        statuses.append(runner.run(command, replace(chosen, cwd=checkout, env=env), stdin=None))
+        statuses.append(runner.run(in_guest(guest), in_the_guest, stdin=None))
     return worst(statuses)
+
+
+def in_guest(arguments: Sequence[str]) -> list[str]:
+    """The command that runs pytest in the guest, where the checkout is read-only."""
+    return ["python", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+
+
+def of_guest(settings: runner.Settings, checkout: Path) -> runner.Settings:
+    """The guest in which that is done: no test may be skipped there, and a warning fails the test it came in."""
+    env = {**settings.env, "LINUXSYNC_REQUIRE_VM": "1", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
+    return replace(settings, cwd=checkout, env=env, strict=False)
+
+
+def run_everywhere(
+    kernels: Sequence[str],
+    arguments: Sequence[str],
+    settings: Callable[[str], runner.Settings],
+    checkout: Path,
+    as_json: bool,
+) -> int:
+    """Run the guest's tests on each of several kernels, and print what these offer and how that went.
+
+    Raises:
+        ValueError: the named paths are of tests that run on the host.
+    """
+    _, guest = phases(arguments, checkout)
+    if guest is None:
+        raise ValueError("these tests run on the host, whatever the guest's kernel is")
+    return show_matrix(kernels, in_guest(guest), lambda kernel: of_guest(settings(kernel), checkout), as_json)
+
+
+def run_torture(minutes: float | None, arguments: Sequence[str], settings: runner.Settings, checkout: Path) -> int:
+    """Run tests/torture, or the named ones of it, in the guest; returns pytest's status."""
+    named = [word for word in arguments if not word.startswith("-") and (checkout / word.split("::")[0]).exists()]
+    where = [] if named else ["tests/torture"]
+    words = [*arguments, *where, *([] if minutes is None else [f"--minutes={minutes:g}"])]
+    limit = max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
+    # Each injected fault is told of in the kernel's log, with a backtrace, and none of that may push out a report.
+    append = (*settings.append, "log_buf_len=4M")
+    return runner.run(in_guest(words), replace(of_guest(settings, checkout), timeout=limit, append=append), stdin=None)
 
 
 def worst(statuses: Sequence[int]) -> int:

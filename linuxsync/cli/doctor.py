@@ -8,12 +8,17 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..inspect import Finding, State, examine
 from ..vm import bootstrap, kvm
+from .completion import item
 from .table import Column, Output, Table
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["doctor"]
 
@@ -28,19 +33,30 @@ TABLE: Table[Finding] = Table(
 )
 
 
+def names(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """What completes --require."""
+    return [item(one.name, one.state.value) for one in everything() if one.name.startswith(typed)]
+
+
 @click.command(short_help="Say what this machine offers, what is missing, what helps", epilog=TABLE.help)
-@click.option("--require", metavar="NAME", multiple=True, help="Fail unless this is ok; may be repeated.")
+@click.option(
+    "--require",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=names,
+    help="Fail unless this is ok; may be repeated.",
+)
 @TABLE.options
 def doctor(require: tuple[str, ...], output: Output) -> None:
     """Say what this machine offers to those who work with fences and buffers, and what is missing.
 
     Nothing is changed. Exit status: 0; 1 if something that --require names is not ok.
     """
-    found = [*examine(), *of_vm()]
-    names = {one.name for one in found}
+    found = everything()
+    known = {one.name for one in found}
     for name in require:
-        if name not in names and not name.startswith("drm:"):
-            raise click.BadParameter(f"{name!r} is none of {', '.join(sorted(names))}", param_hint="--require")
+        if name not in known and not name.startswith("drm:"):
+            raise click.BadParameter(f"{name!r} is none of {', '.join(sorted(known))}", param_hint="--require")
     if not (output.as_json or output.raw or output.columns) and sys.stdout.isatty():
         for_people(found, output, shutil.get_terminal_size().columns)
     else:
@@ -53,6 +69,11 @@ def doctor(require: tuple[str, ...], output: Output) -> None:
         )
         print(f"linuxsync: {name} is required and {why}", file=sys.stderr)
     sys.exit(1 if lacking else 0)
+
+
+def everything() -> list[Finding]:
+    """What fences and buffers take, and what the guest takes."""
+    return [*examine(), *of_vm()]
 
 
 def for_people(found: list[Finding], output: Output, width: int) -> None:
@@ -81,18 +102,18 @@ def for_people(found: list[Finding], output: Output, width: int) -> None:
 
 
 def of_vm() -> Iterator[Finding]:
-    """What ``vm/run`` takes."""
+    """What ``linuxsync vm`` takes."""
     no_kvm = kvm.impossible()
     if no_kvm is None:
-        yield Finding("kvm", State.OK, "/dev/kvm opens; vm/run tries once whether it runs a guest")
+        yield Finding("kvm", State.OK, "/dev/kvm opens; linuxsync vm tries once whether it runs a guest")
     else:
         fix = "sudo usermod -aG kvm $USER" if "Permission denied" in no_kvm else None
-        yield Finding("kvm", State.MISSING, f"{no_kvm}; vm/run emulates, which is slower", fix)
+        yield Finding("kvm", State.MISSING, f"{no_kvm}; linuxsync vm emulates, which is slower", fix)
     qemu = shutil.which(kvm.QEMU)
     if qemu:
         yield Finding("qemu", State.OK, qemu)
     else:
-        yield Finding("qemu", State.MISSING, f"no {kvm.QEMU} in PATH", "vm/run --yes kernel")
+        yield Finding("qemu", State.MISSING, f"no {kvm.QEMU} in PATH", "linuxsync vm --yes kernel build")
     vng = Path(sys.executable).parent / "virtme-run"
     if os.access(vng, os.X_OK):
         yield Finding("vng", State.OK, str(vng))
@@ -103,10 +124,10 @@ def of_vm() -> Iterator[Finding]:
     lacking = [need for need in bootstrap.needs([]) if not need.only_to_build_kernel and not is_present(need)]
     if lacking:
         packages = bootstrap.packages_of(lacking, bootstrap.distribution())
-        why = f"vm/run lacks {'; '.join(need.what for need in lacking)}"
-        yield Finding("vm", State.MISSING, why, "vm/run --yes kernel" if packages else None)
+        why = f"linuxsync vm lacks {'; '.join(need.what for need in lacking)}"
+        yield Finding("vm", State.MISSING, why, "linuxsync vm --yes kernel build" if packages else None)
     else:
-        yield Finding("vm", State.OK, "all that vm/run takes is installed, but for what builds its kernel once")
+        yield Finding("vm", State.OK, "all that linuxsync vm takes is installed, but for what builds its kernel once")
 
 
 def is_present(need: bootstrap.Need) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import click
 
 from ..inspect import FEWEST, Frame, Growth, Kind, Origin, Sample, Stacks, growth, moments, record_stacks, sample
+from .endings import die_of, signals_held_back, wait
 from .failures import EXPECTED
 from .seconds import Seconds
 from .selection import Selection, matches, selecting
@@ -23,7 +23,6 @@ from .text import duration, plain
 
 __all__ = ["leaks"]
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COULD_NOT_TELL = 2
 
 
@@ -233,32 +232,6 @@ def since(first: dict[tuple[int, int], Sample], last: Sample) -> Iterator[Growth
         for one in growth([early, last]):
             if first.get((one.sort.process.pid, one.start)) is early:
                 yield one
-
-
-def wait(seconds: float, endings: set[signal.Signals]) -> signal.Signals | None:
-    """Sleep, unless one of these signals comes, or has come, which is returned."""
-    came = signal.sigtimedwait(endings, max(0.0, seconds))
-    return None if came is None else signal.Signals(came.si_signo)
-
-
-@contextmanager
-def signals_held_back() -> Iterator[set[signal.Signals]]:
-    """Keep what would end us waiting until somebody asks for it, so that what is begun is finished, and probes removed.
-
-    What is ignored, as nohup(1) does with SIGHUP, stays so.
-    """
-    held = {one for one in ENDING if signal.getsignal(one) != signal.SIG_IGN}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield held
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def die_of(number: signal.Signals) -> None:
-    """End as the signal would have ended us, so that who has sent it can tell."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 @contextmanager

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
 
+from .._collector import no_search_for_circles
 from ..inspect import Descriptor, HeldSyncFile, Process, polled, scan, sync_files
 from ..sync_file import FenceInfo
 from .selection import Selection, selecting
@@ -90,6 +89,7 @@ def ps(verbose: bool, active: bool, confirm: bool, selection: Selection, output:
     One that several processes hold is one line. Nothing is kept, and nothing polled without --confirm. Exit status: 0;
     1 if there is none.
     """
+    # What one look makes has no circles: to search 10,000 fences for some takes as long as to print them.
     with no_search_for_circles():
         look = scan(selection.pids)
         found = sync_files(look)
@@ -101,18 +101,6 @@ def ps(verbose: bool, active: bool, confirm: bool, selection: Selection, output:
             found = [held for held in found if held.status == 0]
         TABLE.print(expanded(found) if verbose else found, output, look.unseen)
     sys.exit(0 if found else 1)
-
-
-@contextmanager
-def no_search_for_circles() -> Iterator[None]:
-    """What one look makes has no circles: to search 10,000 fences for some takes as long as to print them."""
-    searching = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searching:
-            gc.enable()
 
 
 def confirmed(held: HeldSyncFile) -> HeldSyncFile:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import click
 
+from .._text import matches
 from ..inspect import Process, Scan
+from .completion import comms, drivers, pids, timelines
 
-__all__ = ["Selection", "selecting"]
+__all__ = ["Selection", "matches", "selecting"]
 
 
 class Fence(Protocol):
@@ -68,11 +69,6 @@ class Selection:
         return bool(self.drivers or self.timelines)
 
 
-def matches(patterns: tuple[str, ...], names: Iterable[str]) -> bool:
-    """Whether a name is one of those asked for; any is, if none is asked for."""
-    return not patterns or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a click command: its function gets ``selection``."""
 
@@ -82,10 +78,34 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
     wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     for option in (
-        click.option("--timeline", metavar="NAME", multiple=True, help="Only fences of this timeline (* and ? match)."),
-        click.option("--driver", metavar="NAME", multiple=True, help="Only fences of this driver (* and ? match)."),
-        click.option("--comm", metavar="NAME", multiple=True, help="Only processes of this name (* and ? match)."),
-        click.option("--pid", type=click.IntRange(1), multiple=True, help="Only this process; may be repeated."),
+        click.option(
+            "--timeline",
+            metavar="NAME",
+            multiple=True,
+            shell_complete=timelines,
+            help="Only fences of this timeline (* and ? match).",
+        ),
+        click.option(
+            "--driver",
+            metavar="NAME",
+            multiple=True,
+            shell_complete=drivers,
+            help="Only fences of this driver (* and ? match).",
+        ),
+        click.option(
+            "--comm",
+            metavar="NAME",
+            multiple=True,
+            shell_complete=comms,
+            help="Only processes of this name (* and ? match).",
+        ),
+        click.option(
+            "--pid",
+            type=click.IntRange(1),
+            multiple=True,
+            shell_complete=pids,
+            help="Only this process; may be repeated.",
+        ),
     ):
         option(wrapped)
     return wrapped

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from .._native.table import json_rows
 from ..inspect import Unseen
+from .completion import columns as completing_columns
 from .text import plain
 
 __all__ = ["Column", "Table"]
@@ -72,7 +73,8 @@ class Table(Generic[Row]):
     @property
     def help(self) -> str:
         """The columns, for the end of --help."""
-        lines = [f"  {column.name:<11}{column.help}" for column in self.columns.values()]
+        width = max(11, *(len(name) + 1 for name in self.columns))
+        lines = [f"  {column.name:<{width}}{column.help}" for column in self.columns.values()]
         return "\b\nColumns:\n" + "\n".join(lines)
 
     def options(self, command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +88,14 @@ class Table(Generic[Row]):
         for option in (
             click.option("-r", "--raw", is_flag=True, help="Columns with one blank between them, for awk."),
             click.option("-n", "--noheadings", "no_headings", is_flag=True, help="No header."),
-            click.option("-o", "--output", "columns", default="", help="Columns, A,B,C; +A adds to the usual ones."),
+            click.option(
+                "-o",
+                "--output",
+                "columns",
+                default="",
+                shell_complete=completing_columns(self.columns),
+                help="Columns, A,B,C; +A adds to the usual ones.",
+            ),
             click.option("-J", "--json", "as_json", is_flag=True, help="JSON, with all columns unless -o is given."),
         ):
             option(wrapped)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from .files import write_all
+
 __all__ = ["Terminal", "can_draw"]
 
 # Another screen than the shell's, no cursor, and no line that wraps where the terminal finds characters wider than we.
@@ -123,7 +125,7 @@ class Terminal:
         self._take()
 
     def _write(self, text: str) -> None:
-        sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "replace"))
+        write_all(sys.stdout.buffer, text.encode(sys.stdout.encoding, "replace"))
         sys.stdout.buffer.flush()
 
 

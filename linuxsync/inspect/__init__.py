@@ -6,10 +6,12 @@ and so on. A process that ends meanwhile is left out, and what this user may not
 
 from .buffers import BufferFence, BufferHolder, HeldBuffer, ProcessBuffers, by_process, dma_bufs
 from .deadlocks import Deadlock, Step, deadlocks
-from .doctor import Finding, State, examine
+from .debugfs import ListedTimeline, Point
+from .doctor import examine
 from .fences import HeldSyncFile, open_files, sync_files
+from .findings import Finding, State
 from .gauges import Gauge, gauges
-from .leaks import FEWEST, Growth, Sample, growth, moments, sample
+from .leaks import FEWEST, Growth, Sample, Table, growth, moments, sample
 from .owed import Owed, named_timelines, owed_by
 from .pidfd import PidFd, same_file
 from .processes import Descriptor, Kind, Process, Scan, Unseen, scan
@@ -37,9 +39,11 @@ __all__ = [
     "HeldSyncobj",
     "HeldTimeline",
     "Kind",
+    "ListedTimeline",
     "Origin",
     "Owed",
     "PidFd",
+    "Point",
     "Process",
     "ProcessBuffers",
     "Sample",
@@ -49,6 +53,7 @@ __all__ = [
     "State",
     "Step",
     "StuckFence",
+    "Table",
     "Unseen",
     "Waiter",
     "Watch",

@@ -23,11 +23,11 @@ __all__ = ["BufferFence", "BufferHolder", "HeldBuffer", "ProcessBuffers", "by_pr
 SYSFS = Path("/sys/kernel/dmabuf/buffers")
 # The name comes last and may have line breaks of its own.
 FDINFO = re.compile(
-    rb"(?:[^\n]*\n)*?ino:\t(\d+)\n(?:lock:[^\n]*\n)*size:\t(\d+)\ncount:\t\d+\nexp_name:\t([^\n]*)\n"
+    rb"(?:[^\n]*\n)*?ino:\t(\d{1,20})\n(?:lock:[^\n]*\n)*size:\t(\d{1,20})\ncount:\t\d{1,20}\nexp_name:\t([^\n]*)\n"
     rb"(?:name:\t(.*)\n)?\Z",
     re.DOTALL,
 )
-MAPPING = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) (\d+) +/dmabuf:", re.MULTILINE)
+MAPPING = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) +/dmabuf:", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,8 @@ def dma_bufs(look: Scan) -> list[HeldBuffer]:
         look: what ``scan()`` returned, of all processes: the share of each counts them.
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors dma_buf/bufinfo of debugfs, /proc/PID/fdinfo, /proc/PID/maps and DMA_BUF_IOCTL_EXPORT_SYNC_FILE.
     """
     found = held_by(look)
     listed = list_debugfs(look)
@@ -232,6 +234,11 @@ def mappings_of(pid: int) -> list[tuple[bytes, int]]:
         if error.errno not in GONE:
             raise
         return []
+    return mappings_in(text)
+
+
+def mappings_in(text: bytes) -> list[tuple[bytes, int]]:
+    """The same, of what /proc/PID/maps says."""
     return [(device, int(ino)) for device, ino in MAPPING.findall(text)] if b" /dmabuf:" in text else []
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from .._proc import threads
 from .owed import Owed
 from .processes import Process
 from .stuck import StuckFence
@@ -94,7 +94,7 @@ def doubts_about(path: tuple[Step, ...], found: Collection[StuckFence]) -> Itera
             yield f"{name} waits for something else as well"
         if step.waiter.limited:
             yield f"{name} has set a time limit"
-        others = sum((process.pid, tid) not in asleep for tid in threads(process))
+        others = sum((process.pid, tid) not in asleep for tid in threads(process.pid))
         if others:
             yield f"{name} has {others} other thread{'s' if others > 1 else ''}"
         if not step.owed.sure:
@@ -116,11 +116,3 @@ def comes_from(fence: StuckFence, circle: Collection[Process]) -> bool:
     """Whether a process of a circle alone can signal something of what is missing."""
     by_processes = [owed.owners for owed in fence.owed or () if owed.by_process and owed.owners]
     return any(all(one.process in circle for one in owners) for owners in by_processes)
-
-
-def threads(process: Process) -> list[int]:
-    """The numbers of its threads; none if it has ended."""
-    try:
-        return [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
-    except OSError:
-        return []

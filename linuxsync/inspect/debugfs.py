@@ -19,20 +19,28 @@ __all__ = ["ListedBuffer", "ListedFence", "ListedTimeline", "Point", "parse_bufi
 TIME_LIMIT = 2.0
 
 SYNC_INFO = re.compile(rb"objs:\n-+\n(.*)fences:\n-+\n.*", re.DOTALL)
+# No number has more digits than one of 64 bits: what is longer is none, and would take long to find out about.
+NUMBER = rb"-?\d{1,20}"
+LINE = rb"  fence [a-z]{1,16}(?:@\d{1,20}\.\d{9})?: %s / %s\n" % (NUMBER, NUMBER)
 # A timeline's name is a thread's, of at most 15 bytes.
-TIMELINE = re.compile(rb"(.{0,15}?): (-?\d+)\n((?:  fence [a-z]+(?:@[\d.]+)?: -?\d+ / -?\d+\n)*)\n", re.DOTALL)
-POINT = re.compile(rb"  fence ([a-z]+)(?:@(\d+)\.(\d{9}))?: (-?\d+) / -?\d+\n")
+TIMELINE = re.compile(rb"(.{0,15}?): (%s)\n((?:%s)*)\n" % (NUMBER, LINE), re.DOTALL)
+POINT = re.compile(rb"  fence ([a-z]{1,16})(?:@(\d{1,20})\.(\d{9}))?: (%s) / %s\n" % (NUMBER, NUMBER))
 
-ROW = re.compile(rb"(\d{8,})\t[0-9a-f]{8,}\t[0-9a-f]{8,}\t(-?\d{8,})\t([^\t\n]*)\t(\d{8,})\t")
+ROW = re.compile(rb"(?<!\d)(\d{8,20})\t[0-9a-f]{8,16}\t[0-9a-f]{8,16}\t(-?\d{8,20})\t([^\t\n]{0,255})\t(\d{8,20})\t")
+DEVICES = rb"\tAttached Devices:\n(?:\t[^\n]*\n)*Total \d{1,9} devices attached\n\n"
+# Each ends where first one more or the devices follow. (?=(...))\N takes that and tries no other: for what fits nowhere
+# there would be more ways to divide the lines among fences than anybody has time for.
+USE = rb"\t(?:kernel|write|read) fence:"
 REST = (
-    rb"\n((?:\t(?:kernel|write|read) fence:.{0,255}?signalled\n)*)"
-    rb"\tAttached Devices:\n((?:\t[^\n]*\n)*)Total (\d+) devices attached\n\n"
+    rb"\n((?:(?=(%s.{0,255}?signalled\n(?=%s|%s)))\3)*)"
+    rb"\tAttached Devices:\n((?:\t[^\n]*\n)*)Total (\d{1,9}) devices attached\n\n" % (USE, USE, DEVICES)
 )
 # A name has at most 31 bytes. Most are one line; the others come second, so that no short one swallows what follows it.
 BLOCKS = [re.compile(rb"(%s)%s" % (name, REST), re.DOTALL) for name in (rb"[^\n]{0,31}", rb".{0,31}")]
 # At first "DRIVER TIMELINE seq N", later "CONTEXT:N TIMELINE DRIVER", without the names once it has signaled.
 FENCE = re.compile(
-    rb"\t(kernel|write|read) fence:(?:(\S*) (.{0,199}?) seq (\d+)|\d+:(\d+) (.{0,199}?) (\S*)) (un)?signalled\n",
+    rb"\t(kernel|write|read) fence:(?:(\S*) (.{0,199}?) seq (\d{1,20})|\d{1,20}:(\d{1,20}) (.{0,199}?) (\S*))"
+    rb" (un)?signalled\n",
     re.DOTALL,
 )
 
@@ -159,14 +167,14 @@ def parse_bufinfo(text: bytes) -> tuple[list[ListedBuffer], int]:
             for usage, driver, timeline, seqno, new_seqno, new_timeline, new_driver, un in FENCE.findall(block[2])
         )
         name = None if block[1] == b"<none>" else os.fsdecode(block[1])
-        devices = tuple(os.fsdecode(line[1:]) for line in block[3].split(b"\n")[:-1])
+        devices = tuple(os.fsdecode(line[1:]) for line in block[4].split(b"\n")[:-1])
         found.append(ListedBuffer(int(row[4]), int(row[1]), int(row[2]), os.fsdecode(row[3]), name, fences, devices))
     return found, lost
 
 
 def counts(block: re.Match[bytes]) -> bool:
     """Whether there are as many devices as it says."""
-    return block[3].count(b"\n") == int(block[4])
+    return block[4].count(b"\n") == int(block[5])
 
 
 def read(path: str, limit: float = TIME_LIMIT) -> bytes:

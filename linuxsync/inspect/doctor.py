@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from .. import fencedev, sw_sync, udmabuf
@@ -21,73 +18,27 @@ from ..drm import DrmDevice
 from ..sw_sync import Timeline
 from ..sync_file import SyncFile
 from ..syncobj import Syncobj
-from .pidfd import PidFd, same_file
+from .findings import VM, Finding, State, for_us, load, look_as_root, missing, of_node, ok, root_says, unknown
+from .rights import of_hidepid, of_kcmp, of_pidfd, of_ptrace, of_root
 
-__all__ = ["Finding", "State", "examine"]
+__all__ = ["examine"]
 
 PAGE = 4096
-CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 DRI = Path("/dev/dri")
 HEAPS = Path("/dev/dma_heap")
-VM = "vm/run shell"  # whose kernel has all of it
-FUNCTIONS = {"sync_file": b"sync_file_create", "sw_sync": b"sw_sync_debugfs_open"}
-
-
-class State(Enum):
-    """Whether this user can use something now."""
-
-    OK = "ok"
-    MISSING = "missing"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that a machine offers, or does not.
-
-    Attributes:
-        name: of the thing; one DRM device is called ``drm:DRIVER``, and there may be several of a driver.
-        state: whether this user can use it; unknown if that can't be told without doing something.
-        why: how that is known, or why not.
-        fix: the command that helps; None if nothing is wrong, or no command does.
-    """
-
-    name: str
-    state: State
-    why: str
-    fix: str | None = None
-
-
-def ok(name: str, why: str) -> Finding:
-    return Finding(name, State.OK, why)
-
-
-def missing(name: str, why: str, fix: str | None) -> Finding:
-    return Finding(name, State.MISSING, why, fix)
-
-
-def unknown(name: str, why: str, fix: str | None) -> Finding:
-    return Finding(name, State.UNKNOWN, why, fix)
-
-
-def root_says(command: str) -> str:
-    """A command that takes root, for this user."""
-    return command if os.geteuid() == 0 else f"sudo {command}"
-
-
-def look_as_root() -> str:
-    """What helps where this user can't look."""
-    return VM if os.geteuid() == 0 else "sudo linuxsync doctor"
-
-
-def load(module: str) -> str:
-    """What gives a module: loading it, if this kernel has it."""
-    try:
-        folder = Path("/lib/modules", os.uname().release)
-        known = b"/%s.ko" % module.encode() in (folder / "modules.dep").read_bytes()
-    except OSError:
-        known = False
-    return root_says(f"modprobe {module}") if known else VM
+UDMABUF = Path("/dev/udmabuf")
+# What a DRM device may have, and why none has it.
+SYNCOBJS = {
+    "syncobj": "no DRM device has any; virtio_gpu does, from Linux 6.6 on",
+    "timeline_syncobj": "no DRM device has any; virtio_gpu does, from Linux 6.6 on",
+    "syncobj_eventfd": "no DRM device has syncobjs that tell an eventfd; Linux 6.6 brought it",
+}
+FUNCTIONS = {
+    "sync_file": b"sync_file_create",
+    "sw_sync": b"sw_sync_debugfs_open",
+    "udmabuf_vmap": b"vmap_udmabuf",  # drivers/dma-buf/udmabuf.c; Linux 6.1 has none
+    "udmabuf_pinned": b"memfd_pin_folios",  # mm/gup.c, made for udmabuf
+}
 
 
 def kernel_functions() -> dict[str, bool] | None:
@@ -114,6 +65,8 @@ def examine() -> list[Finding]:
 
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors open(2) of the nodes, /proc/filesystems, and of each request the answer to one that can do nothing.
     """
     with ExitStack() as stack:
         buffer = a_buffer(stack)
@@ -127,7 +80,8 @@ def examine() -> list[Finding]:
             of_mount("debugfs", "/sys/kernel/debug", "CONFIG_DEBUG_FS"),
             of_mount("tracefs", "/sys/kernel/tracing", "CONFIG_TRACING"),
             of_heaps(),
-            of_node("udmabuf", Path("/dev/udmabuf"), "CONFIG_UDMABUF", load("udmabuf")),
+            of_node("udmabuf", UDMABUF, "CONFIG_UDMABUF", load("udmabuf")),
+            *of_udmabuf(functions),
             *of_drm(),
             of_fencedev(),
             of_pidfd(),
@@ -255,46 +209,49 @@ def of_heaps() -> Finding:
     return missing(name, "the kernel has none (CONFIG_DMABUF_HEAPS, CONFIG_DMABUF_HEAPS_SYSTEM)", VM)
 
 
-def of_node(name: str, path: Path, option: str, fix: str) -> Finding:
-    """A device node to be read and written."""
-    if not path.exists():
-        return missing(name, f"no {path}: the module is not loaded, or the kernel lacks {option}", fix)
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        return missing(name, f"{path} is not for this user", for_us(path))
-    return ok(name, str(path))
-
-
-def for_us(path: Path, wanted: str = "rw") -> str:
-    """The command with which this user gets to open a node."""
-    there = path.stat()
-    bits = (0o040 if "r" in wanted else 0) | (0o020 if "w" in wanted else 0)
-    if there.st_gid and there.st_mode & bits == bits:
-        try:
-            return f"sudo usermod -aG {grp.getgrgid(there.st_gid).gr_name} $USER"
-        except KeyError:
-            pass  # a group without a name
-    return f"sudo setfacl -m u:$USER:{wanted} {path}"
+def of_udmabuf(functions: dict[str, bool] | None) -> Iterator[Finding]:
+    """What the kernel can do with a udmabuf. Asking for it would take a screen, or break a kernel that can't."""
+    for name, has, lacks in (
+        (
+            "udmabuf_vmap",
+            "vkms can show what is in a udmabuf",
+            "the kernel can't map a udmabuf for itself: vkms can't show what is in one",
+        ),
+        (
+            "udmabuf_pinned",
+            "a memfd may shrink or go while a udmabuf of it is mapped",
+            "if a memfd shrinks or goes while a udmabuf of it is mapped, a kernel before 6.11 complains of a bad page",
+        ),
+    ):
+        if not UDMABUF.exists():
+            yield missing(name, f"no {UDMABUF}", load("udmabuf"))
+        elif functions is None:
+            yield unknown(name, "/proc/kallsyms tells nothing", look_as_root())
+        elif functions[name]:
+            yield ok(name, f"/proc/kallsyms has {FUNCTIONS[name].decode()}: {has}")
+        else:
+            yield missing(name, lacks, VM)
 
 
 def of_drm() -> Iterator[Finding]:
     """All devices together, what syncobjs there are, and each device."""
     devices = [drm_device(nodes) for nodes in drm_nodes()]
-    named = [finding.name.removeprefix("drm:") for finding, _, _ in devices]
+    named = [finding.name.removeprefix("drm:") for finding, _ in devices]
     if not devices:
         yield missing("drm", "no device in /dev/dri", load("vgem"))
-    elif all(finding.state is not State.OK for finding, _, _ in devices):
+    elif all(finding.state is not State.OK for finding, _ in devices):
         yield missing("drm", f"none for this user: {', '.join(named)}", devices[0][0].fix)
     else:
         yield ok("drm", ", ".join(named))
-    for at, name in ((1, "syncobj"), (2, "timeline_syncobj")):
-        having = [one[0].name.removeprefix("drm:") for one in devices if one[at]]
+    for name, why in SYNCOBJS.items():
+        having = [finding.name.removeprefix("drm:") for finding, has in devices if has and name in has]
         if having:
             yield ok(name, ", ".join(having))
-        elif any(one[at] is None for one in devices):
+        elif any(has is None for _, has in devices):
             yield unknown(name, "devices that are not for this user may have them", look_as_root())
         else:
-            yield missing(name, "no DRM device has any; virtio_gpu does, from Linux 6.6 on", VM)
-    for finding, _, _ in devices:
+            yield missing(name, why, VM)
+    for finding, _ in devices:
         yield finding
 
 
@@ -314,17 +271,18 @@ def number(node: Path) -> int:
     return int(re.sub(r"\D", "", node.name))
 
 
-def drm_device(nodes: list[Path]) -> tuple[Finding, bool | None, bool | None]:
-    """A device, and whether it has syncobjs and timelines; None where it can't be asked."""
+def drm_device(nodes: list[Path]) -> tuple[Finding, set[str] | None]:
+    """A device, and which of SYNCOBJS it has; None where it can't be asked."""
     shown = ", ".join(map(str, reversed(nodes)))
     why: str | None = None
     fix: str | None = None
     for node in nodes:
         try:
             with DrmDevice.open(path=node) as device:
-                plain, timeline = device.has_syncobj, device.has_timeline_syncobj
-                said = "syncobj and timeline" if timeline else "syncobj, no timeline" if plain else "no syncobj"
-                return ok(f"drm:{device.driver}", f"{shown}: {said}"), plain, timeline
+                has = of_syncobjs(device)
+                said = "syncobj, no timeline" if "syncobj" in has else "no syncobj"
+                said = "syncobj and timeline" if "timeline_syncobj" in has else said
+                return ok(f"drm:{device.driver}", f"{shown}: {said}"), has
         except PermissionError:
             why, fix = "not for this user", fix or for_us(node)
         except OSError as error:
@@ -333,93 +291,28 @@ def drm_device(nodes: list[Path]) -> tuple[Finding, bool | None, bool | None]:
             why = why or error.strerror
     driver = Path("/sys/class/drm", nodes[-1].name, "device", "driver")
     name = driver.resolve().name if driver.exists() else nodes[-1].name
-    return missing(f"drm:{name}", f"{shown}: {why}", fix), None, None
+    return missing(f"drm:{name}", f"{shown}: {why}", fix), None
+
+
+def of_syncobjs(device: DrmDevice) -> set[str]:
+    """Which of SYNCOBJS a device has."""
+    has = {"syncobj"} if device.has_syncobj else set()
+    has |= {"timeline_syncobj"} if device.has_timeline_syncobj else set()
+    if has:
+        with (
+            Syncobj.create(device, True) as signaled,
+            OwnedFd._taking(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) as event,
+        ):
+            try:
+                signaled.eventfd(None, event)  # which tells it at once, and keeps nothing of it
+                has.add("syncobj_eventfd")
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+    return has
 
 
 def of_fencedev() -> Finding:
     if fencedev.available():
         return ok("fencedev", "/dev/fencedev")
     return of_node("fencedev", Path("/dev/fencedev"), "the module of native/fencedev", VM)
-
-
-def of_pidfd() -> Finding:
-    """Asked of this process itself."""
-    name = "pidfd_getfd"
-    try:
-        with PidFd.open(os.getpid()) as process, process.get(OwnedFd, process.fileno()):
-            return ok(name, "it answers: fences of other processes can be looked at")
-    except OSError as error:
-        return refused(name, error, "Linux 5.6 brought it")
-
-
-def of_kcmp() -> Finding:
-    """Asked of this process itself."""
-    name = "kcmp"
-    try:
-        with OwnedFd._taking(os.open, "/", os.O_PATH | os.O_CLOEXEC) as any_file:
-            one = (os.getpid(), any_file.fileno())
-            same_file(one, one)
-        return ok(name, "it answers: what several processes hold is one line")
-    except OSError as error:
-        return refused(name, error, "the kernel was built without CONFIG_KCMP")
-
-
-def refused(name: str, error: OSError, lacking: str) -> Finding:
-    """A system call that the kernel lacks, or that somebody has forbidden."""
-    if error.errno == errno.ENOSYS:
-        return missing(name, f"{lacking}, or a seccomp filter hides it", VM)
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return missing(name, "a seccomp filter or security module forbids it, as containers do", None)
-    raise error
-
-
-def of_root() -> Finding:
-    if os.geteuid() == 0:
-        return ok("root", "effective uid 0")
-    return missing("root", "an ordinary user: descriptors of other users' processes are not shown", look_as_root())
-
-
-def of_ptrace() -> Finding:
-    """Whose descriptors may be duplicated."""
-    name = "ptrace"
-    scope = yama()
-    if scope == 3:
-        return missing(name, "kernel.yama.ptrace_scope is 3: no fence of another process, until the next boot", None)
-    if has_capability(CAP_SYS_PTRACE):
-        return ok(name, "CAP_SYS_PTRACE: fences of all processes can be looked at")
-    if scope == 0:
-        return ok(name, "fences of this user's processes can be looked at")
-    if scope is None:
-        return unknown(name, "kernel.yama.ptrace_scope can't be read", look_as_root())
-    whose = "none" if scope == 2 else "only descendants"
-    why = f"kernel.yama.ptrace_scope is {scope}: of other processes' fences {whose} can be looked at"
-    return missing(name, why, root_says("sysctl kernel.yama.ptrace_scope=0"))
-
-
-def yama() -> int | None:
-    """kernel.yama.ptrace_scope, 0 for a kernel without; None if it can't be read."""
-    try:
-        return int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
-    except FileNotFoundError:
-        return 0
-    except (OSError, ValueError):
-        return None
-
-
-def has_capability(number: int) -> bool:
-    """Whether this thread has a capability in effect."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/thread-self/status").read_text(), re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> number & 1)
-
-
-def of_hidepid() -> Finding:
-    """Whether /proc shows other users' processes at all."""
-    name = "hidepid"
-    options = next((options for place, options in reversed(mounts("proc")) if place == Path("/proc")), "")
-    found = re.search(r"(?:^|,)hidepid=([^,]+)", options)
-    if found is None or found[1] in ("0", "off"):
-        return ok(name, "/proc shows all processes")
-    if has_capability(CAP_SYS_PTRACE):
-        return ok(name, f"hidepid={found[1]}, which does not concern who has CAP_SYS_PTRACE")
-    why = f"/proc is mounted with hidepid={found[1]}: it does not show other users' processes, or their descriptors"
-    return missing(name, why, root_says("mount -o remount,hidepid=0 /proc"))

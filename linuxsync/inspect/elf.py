@@ -100,9 +100,9 @@ class Symbols:
         """A part of the file, all of it."""
         if size > self._most - self.spent or offset >= 1 << 63:
             raise ValueError("larger than any such table or file")
-        self.spent += size
         self._file.seek(offset)
         data = self._file.read(size)
+        self.spent += len(data)
         if len(data) < size:
             raise ValueError("cut off")
         return data

@@ -28,6 +28,8 @@ def sync_files(scan: Scan) -> list[HeldSyncFile]:
 
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors SYNC_IOC_FILE_INFO through pidfd_getfd(2), and kcmp(2).
     """
     asked = ask_fences(scan)
     # Only what has one name can be one file, and most names are of one file.

@@ -21,10 +21,10 @@ from .fences import sync_files
 from .processes import GONE, Kind, Scan, Unseen, scan
 from .tally import Sort, tally
 
-__all__ = ["FEWEST", "Growth", "Sample", "growth", "moments", "sample"]
+__all__ = ["FEWEST", "Growth", "Sample", "Table", "growth", "moments", "sample"]
 
-# With fewer, what goes up and down by chance would too often look like growth: 9 random numbers do once in 1700 times.
 FEWEST = 9
+"""How many samples ``growth()`` takes at least: 9 random numbers look like growth once in 1700 times, fewer more."""
 LIMIT = re.compile(rb"^Max open files +(\d+|unlimited) ", re.MULTILINE)
 
 # A process by number and start time, and what its descriptors are.
@@ -120,6 +120,8 @@ def sample(pids: Collection[int] | None = None) -> Sample:
 
     Raises:
         OSError: EMFILE, ENOMEM: of our own. What is not ours to see is no error: ``Sample.unseen``.
+
+    Mirrors /proc/PID/fd and /proc/PID/limits.
     """
     at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     look = scan(pids)

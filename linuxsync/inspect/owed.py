@@ -72,6 +72,8 @@ def owed_by(look: Scan, info: SyncFileInfo) -> list[Owed]:
         info: what the sync_file said.
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors SW_SYNC_IOC_CREATE_FENCE, as ``named_timelines``, and the device files in /proc/PID/fd.
     """
     active = [fence for fence in info.fences if fence.status == 0]
     owner_of = owners(look)

@@ -40,6 +40,8 @@ class Scan:
         processes: all that there were, by pid; also those without such a descriptor.
         descriptors: what was found, in order of pid and number.
         missed: how many of what could not be looked at, by (what, why).
+
+    Threads: one at a time, for those who look add to ``missed``.
     """
 
     processes: dict[int, Process] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO, NamedTuple
 
-from .._proc import start_time
+from .._proc import process_of, start_time, threads
 from .._tracefs import Instance, private_instance
 from .elf import Symbols
 from .processes import GONE, Kind
@@ -151,7 +151,7 @@ class Stacks:
             if symbol is None:
                 continue
             try:
-                made = self._instance.add_kretprobe(function, symbol[1], arguments)
+                made = self._instance.add_probe("r", function, symbol[1], arguments)
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOENT):  # not a place for a probe
                     raise
@@ -170,7 +170,10 @@ class Stacks:
         return self._instance.lost
 
     def collect(self) -> None:
-        """Take in what was recorded since the last time; of a process that has ended only addresses are known."""
+        """Take in what was recorded since the last time; of a process that has ended only addresses are known.
+
+        Mirrors per_cpu/cpuN/trace_pipe_raw of the trace instance, and /proc/PID/maps.
+        """
         self._add(self._stacks())
 
     def _add(self, stacks: Iterable[Stack]) -> None:
@@ -187,7 +190,7 @@ class Stacks:
             begun = self._begun.get(cpu)
             if number in self._probes:
                 if begun:  # a kernel thread's, or this machine's kernel can't tell
-                    yield Stack(process_of(begun.tid), begun.made_by, begun.kernel, ())
+                    yield Stack(process_of(begun.tid) or begun.tid, begun.made_by, begun.kernel, ())
                 self._begun[cpu] = Begun(tid, self._probes[number])
             elif begun and begun.tid == tid and number == self._kernel_stack.number:
                 size = self._kernel_stack.get(data, "size")
@@ -200,7 +203,7 @@ class Stacks:
 
     def origins(self) -> list[Origin]:
         """Return what was collected so far, by process, the most frequent first."""
-        left = [Stack(process_of(one.tid), one.made_by, one.kernel, ()) for one in self._begun.values()]
+        left = [Stack(process_of(one.tid) or one.tid, one.made_by, one.kernel, ()) for one in self._begun.values()]
         self._begun.clear()
         self._add(left)
         symbols = KernelSymbols()
@@ -230,9 +233,7 @@ class Places:
             if error.errno not in GONE:
                 raise
             return
-        for start, end, offset, path in MAPPING.findall(text):
-            # A line break in a path is written as \012, so that a line stays one.
-            self._mappings.append((int(start, 16), int(end, 16), int(offset, 16), path.replace("\\012", "\n")))
+        self._mappings = programs_in(text)
 
     def frame(self, address: int) -> Frame:
         """What is at an address."""
@@ -265,6 +266,15 @@ class Places:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
             return None  # gone, or not for us, or what its file system has to say
+
+
+def programs_in(maps: str) -> list[tuple[int, int, int, str]]:
+    """Start, end, offset and file of what /proc/PID/maps has that can be run."""
+    # A line break in a path is written as \012, so that a line stays one.
+    return [
+        (int(start, 16), int(end, 16), int(offset, 16), path.replace("\\012", "\n"))
+        for start, end, offset, path in MAPPING.findall(maps)
+    ]
 
 
 class SymbolTables:
@@ -306,24 +316,3 @@ class KernelSymbols:
         """The function at an address, by the symbol before it."""
         at = bisect_right(self._starts, address) - 1
         return self._names[at] if at >= 0 else f"{address:#x}"
-
-
-def threads(pid: int) -> list[int]:
-    """The threads of a process; none if it is gone."""
-    try:
-        return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return []
-
-
-def process_of(tid: int) -> int:
-    """The process that a thread belongs to; its own number if it is gone."""
-    try:
-        found = re.search(r"^Tgid:\t(\d+)$", Path(f"/proc/{tid}/status").read_text(errors="replace"), re.MULTILINE)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return tid
-    return int(found[1]) if found else tid

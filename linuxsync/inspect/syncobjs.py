@@ -70,6 +70,8 @@ def syncobj_files(look: Scan) -> list[HeldSyncobj]:
 
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE and DRM_IOCTL_SYNCOBJ_QUERY, through pidfd_getfd(2).
     """
     note_devices(look)
     descriptors = look.of(Kind.SYNCOBJ_FILE)

@@ -67,6 +67,8 @@ def fence_timelines(look: Scan, fences: Iterable[HeldSyncFile]) -> list[HeldTime
         fences: what ``sync_files(look)`` returned.
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors sync/info of debugfs.
     """
     found: dict[tuple[str, str], Found] = {}
     for held in fences:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from select import EPOLLIN, EPOLLOUT, POLLIN, POLLOUT
 
-from ..dma_buf import Access
+from ..dma_buf import SYNC, Access
 from ..syncobj import TIMELINE_WAIT, WAIT
 from .pidfd import is_in_epoll
 from .processes import GONE, Process, Scan
@@ -39,8 +39,7 @@ POLLFD = struct.Struct("=ihh")
 WAIT_BEGINS = struct.Struct("=QqI")
 TIMELINE_WAIT_BEGINS = struct.Struct("=QQqI")
 FOR_EVER = 2**63 - 1
-SYNC = ord("b") << 8  # DMA_BUF_IOCTL_SYNC, but for its size and direction
-TARGET = re.compile(r"^tfd:\s*(\d+) events:\s*([0-9a-f]+)", re.MULTILINE)
+TARGET = re.compile(rb"^tfd: *(\d{1,10}) events: *([0-9a-f]{1,8}) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,8 @@ def waiters(scan: Scan, processes: Iterable[Process] | None = None) -> list[Wait
 
     Raises:
         OSError: EMFILE, ENOMEM: of our own.
+
+    Mirrors /proc/PID/task/TID/syscall, and what the arguments there point to (/proc/PID/mem).
     """
     found = []
     if processes is None:
@@ -171,7 +172,7 @@ def has_limit(call: str, arguments: list[int]) -> bool:
 
 def is_for_writing(arguments: list[int], read: Callable[[int, int], bytes]) -> bool:
     """Whether an ioctl is a DMA_BUF_IOCTL_SYNC that waits for readers too."""
-    if arguments[1] & 0xFFFF != SYNC:
+    if arguments[1] & 0xFFFF != SYNC & 0xFFFF:  # whatever its size and direction
         return False
     (flags,) = struct.unpack("=Q", read(arguments[2], 8))
     return bool(flags & Access.WRITE)
@@ -220,8 +221,7 @@ def in_epoll(pid: int, fd: int, numbers: Sequence[int], depth: int = 0) -> dict[
     It lists numbers as they were when the files were added; which descriptor a file has now, kcmp(2) tells.
     """
     found: dict[int, bool] = {}
-    for number, events in TARGET.findall(Path(f"/proc/{pid}/fdinfo/{fd}").read_text()):
-        target, mask = int(number), int(events, 16)
+    for target, mask in targets_in(Path(f"/proc/{pid}/fdinfo/{fd}").read_bytes()):
         if not mask & (EPOLLIN | EPOLLOUT):
             continue
         for candidate in dict.fromkeys([target, *numbers]):
@@ -240,3 +240,8 @@ def in_epoll(pid: int, fd: int, numbers: Sequence[int], depth: int = 0) -> dict[
         else:
             found[candidate] = bool(mask & EPOLLOUT)
     return found
+
+
+def targets_in(fdinfo: bytes) -> list[tuple[int, int]]:
+    """Number and events of each descriptor in the fdinfo of an epoll, or of whatever has taken its number since."""
+    return [(int(number), int(events, 16)) for number, events in TARGET.findall(fdinfo)]

@@ -52,7 +52,10 @@ class Activity:
 
 
 class Watch:
-    """Compares each look at the machine with the last one. Threads: one at a time."""
+    """Compares each look at the machine with the last one.
+
+    Threads: one at a time.
+    """
 
     def __init__(self) -> None:
         self._looked_ns: int | None = None
@@ -70,7 +73,7 @@ class Watch:
             look: what ``scan()`` returned, or a part of it; what can't be looked at is added to its ``unseen``.
             fences: what ``sync_files(look)`` returned.
             now_ns: when that was, CLOCK_MONOTONIC nanoseconds, later than at the last call.
-            whole: the scan that `look` is a part of: buffers are shared with its other processes.
+            whole: the scan that ``look`` is a part of: buffers are shared with its other processes.
         Raises:
             OSError: EMFILE, ENOMEM: of our own.
         """

@@ -116,6 +116,24 @@ static int fencedev_request(struct fencedev_file *file, unsigned int request,
 	}
 }
 
+/*
+ * Whether a request has anything to say but that it was done. Where it has not, nothing is written:
+ * a copy that fails would make something fail that has been done. SUBMIT says it in time.
+ */
+static bool fencedev_answers(unsigned int request)
+{
+	switch (request) {
+	case FENCEDEV_IOC_VERSION:
+	case FENCEDEV_IOC_QUEUE_CREATE:
+	case FENCEDEV_IOC_RESET:
+	case FENCEDEV_IOC_QUERY:
+	case FENCEDEV_IOC_ATTACH:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static long fencedev_ioctl(struct file *filp, unsigned int request, unsigned long arg)
 {
 	struct fencedev_file *file = filp->private_data;
@@ -131,8 +149,7 @@ static long fencedev_ioctl(struct file *filp, unsigned int request, unsigned lon
 	if (mutex_lock_interruptible(&file->lock))
 		return -ERESTARTSYS;
 	error = fencedev_request(file, request, &args, user);
-	/* SUBMIT has answered before it was too late to fail. */
-	if (!error && request != FENCEDEV_IOC_SUBMIT && copy_to_user(user, &args, size)) {
+	if (!error && fencedev_answers(request) && copy_to_user(user, &args, size)) {
 		/* Nobody knows the number of what was made. */
 		if (request == FENCEDEV_IOC_QUEUE_CREATE)
 			fencedev_queue_destroy(file, args.queue_create.queue);
