@@ -27,6 +27,15 @@ def test_public_names_are_all_there() -> None:
         assert getattr(linuxsync, name).__doc__, name
 
 
+def test_what_is_imported_on_demand() -> None:
+    """inspect and trace are attributes of the package, and their cost is paid by those who use them."""
+    assert answer("import linuxsync, sys; print('linuxsync.trace' in sys.modules)") == "False"
+    assert answer("import linuxsync; print(callable(linuxsync.trace.recording))") == "True"
+    assert answer("import linuxsync; print(callable(linuxsync.inspect.scan))") == "True"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        linuxsync.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_every_public_method_is_documented() -> None:
     """A method that can be called has a docstring."""
     for kind in (OwnedFd, SyncFile, Timeline):

@@ -125,6 +125,43 @@ def test_it_takes_no_longer_than_the_text():
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Each line may end at its own end or at that of one behind it.
+        f"{HEAD}{ROW}x\n" + "\tread fence:a b seq 1 signalled\n" * 60 + "\tof a kernel to come\n",
+        f"{HEAD}{ROW}x\n" + "\tread fence:signalled\n" * 60 + NO_DEVICES.replace("0 devices", "7 devices"),
+        HEAD + ROW.replace("4096", "0" * 65536),
+        HEAD + "0" * 65536 + "x",
+        HEAD + ROW.replace("4096\t0", "4096\t" + "0" * 65536),
+        HEAD + ROW + "x\n\tAttached Devices:\n" * 3000,
+        HEAD + f"{ROW}x\n\tread fence:signalled\n\tAttached Devices:\n" * 3000,
+    ],
+    ids=["lines", "devices", "size", "digits", "flags", "nothing", "everything"],
+)
+def test_what_fits_nowhere_is_given_up_soon(text):
+    """Also if there are many ways to read it, of which none is right; and a number that is no number is no error."""
+    start = time.monotonic()
+    parse(text)
+    parse_sync_info(b"objs:\n----\n%sfences:\n----\n" % text.encode())
+    assert time.monotonic() - start < 5
+
+
+def test_lines_of_the_kernels_in_the_name_of_a_timeline():
+    """A fence ends where one more or the devices come, and not where its timeline is called so."""
+    name = "a seq 1 signalled\n\tAttached Dev"
+    text = f"{HEAD}{ROW}x\n\tread fence:sw_sync {name} seq 2 unsignalled\n{NO_DEVICES}{ROW}y\n{NO_DEVICES}"
+    found, lost = parse(text)
+    assert ([one.name for one in found], lost) == (["x", "y"], 0)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "-" + "9" * 21])
+def test_numbers_that_are_none(value):
+    """What has more digits than any number is counted."""
+    text = f"objs:\n----\nt: {value}\n\nu: 1\n  fence active: {value} / 1\n\nv: 1\n\nfences:\n----\n"
+    assert parse_sync_info(text.encode()) == ([ListedTimeline("v", 1, ())], 2)
+
+
 def test_sync_info():
     """Names with blanks, colons, line breaks and bytes; values below 0; fences of each state."""
     text = b"""objs:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from linuxsync import inspect
 from linuxsync.cli.doctor import TABLE, for_people
 from linuxsync.cli.table import Output
+from linuxsync.inspect import Finding, State, rights
 from linuxsync.inspect import doctor as doctors
-from linuxsync.inspect.doctor import Finding, State
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,15 +88,15 @@ def test_the_others(command):
 )
 def test_ptrace_scope(monkeypatch, scope, capable, state, fix):
     """Yama stops those without CAP_SYS_PTRACE, and with 3 everybody."""
-    monkeypatch.setattr(doctors, "yama", lambda: scope)
-    monkeypatch.setattr(doctors, "has_capability", lambda number: capable)
-    found = doctors.of_ptrace()
+    monkeypatch.setattr(rights, "yama", lambda: scope)
+    monkeypatch.setattr(rights, "has_capability", lambda number: capable)
+    found = rights.of_ptrace()
     assert (found.state, found.fix is not None) == (state, fix)
 
 
 def test_capability():
     """CapEff, by what the kernel lets this process do."""
-    assert doctors.has_capability(doctors.CAP_SYS_PTRACE) == bool(
+    assert rights.has_capability(rights.CAP_SYS_PTRACE) == bool(
         int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16) & 1 << 19
     )
 
@@ -118,5 +119,19 @@ def test_findings_of_an_empty_machine(monkeypatch, tmp_path):
     found = {one.name: one.state for one in inspect.examine()}
     for name in ("sync_file", "set_deadline", "export_sync_file", "import_sync_file"):
         assert found[name] is State.UNKNOWN
-    for name in ("drm", "syncobj", "timeline_syncobj"):
+    for name in ("drm", "syncobj", "timeline_syncobj", "syncobj_eventfd"):
         assert found[name] is State.MISSING
+
+
+def test_a_thread_whose_name_is_no_utf8():
+    """Its name stands above its capabilities; the kernel cuts names after 15 bytes, in the midst of a character too."""
+    found = []
+
+    def look():
+        Path("/proc/thread-self/comm").write_bytes(b"\xff\xfe")
+        found.append([rights.has_capability(number) for number in range(64)])
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [[rights.has_capability(number) for number in range(64)]]

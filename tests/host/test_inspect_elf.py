@@ -201,6 +201,12 @@ def test_less_than_a_file_may_have():
     assert Symbols(io.BytesIO(data), 0).spent == 0
 
 
+def test_what_is_not_there_costs_nothing():
+    """Files that claim more than they have take nothing from what is left for others."""
+    data = elf([(SYMTAB, 0, 24 << 10, 1), (STRTAB, 0, 31 << 20, 0)])
+    assert read(data).spent <= 2 * len(data)
+
+
 def test_of_this_python():
     """The C library's own ioctl(), which programs of any kind call."""
     ioctl = ctypes.cast(ctypes.CDLL(None).ioctl, ctypes.c_void_p).value

@@ -156,9 +156,10 @@ def test_who_does_not_ask_is_dropped() -> None:
 
 def test_a_look_that_fails() -> None:
     """Status 503, and a line of why to both sides."""
-    with serving(CANNOT) as (port, said), pytest.raises(urllib.error.HTTPError) as raised:
-        scraped(port)
     why = "can't look at this machine: [Errno 24] Too many open files"
-    with raised.value as error:
-        assert (error.code, error.read().decode()) == (503, f"{why}\n")
+    with serving(CANNOT) as (port, said):
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            scraped(port)
+        with raised.value as error:  # what it said is read before it ends
+            assert (error.code, error.read().decode()) == (503, f"{why}\n")
     assert said == [f"linuxsync: {why}"]

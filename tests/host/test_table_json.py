@@ -55,6 +55,20 @@ def test_many_rows_come_in_pieces():
     assert [row["n"] for row in json.loads("".join(pieces))] == [*range(20000)]
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: (inner,), lambda inner: {"in": inner}])
+def test_what_is_nested_too_deeply(wrap):
+    """An exception, long before the C stack ends; and what is nested less deeply is written afterwards."""
+    shallow = deep = wrap(None)
+    for _ in range(100):
+        shallow = wrap(shallow)
+    for _ in range(100_000):
+        deep = wrap(deep)
+    for _ in range(3):  # each refusal leaves the depth as it was
+        with pytest.raises(RecursionError):
+            written([("n", "real")], [SimpleNamespace(real=deep)])
+    assert written([("n", "real")], [SimpleNamespace(real=shallow)]) == f'[\n  {{"n": {json.dumps(shallow)}}}\n ]'
+
+
 def test_what_goes_wrong_is_raised():
     """A value that JSON lacks, an attribute that the row lacks, a function that raises, a file that is full."""
     with pytest.raises(TypeError):

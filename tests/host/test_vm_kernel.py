@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_option_that_cannot_survive_is_named(tree: Path, tmp_path: Path) -> None
     extra = "CONFIG_NO_SUCH_OPTION=y\nCONFIG_X86_32=y\n# CONFIG_DMA_SHARED_BUFFER is not set\n"
     fragment.write_text(kernels.FRAGMENT.read_text() + extra)
     with pytest.raises(kernels.KernelError) as error:
-        kernels.configure(tree, tmp_path / "output", fragment, Make(tmp_path / "log"))
+        kernels.configure(tree, tmp_path / "output", [fragment], Make(tmp_path / "log"))
     lost = "CONFIG_NO_SUCH_OPTION=y, CONFIG_X86_32=y, CONFIG_DMA_SHARED_BUFFER (to be off)"
     assert f"lost what {fragment} asks for: {lost}\n" in str(error.value)
     # Ours survives in the same tree, or every option of it would be in the list.
@@ -62,23 +63,24 @@ def test_key_follows_everything_the_kernel_is_made_from(tmp_path: Path, monkeypa
     tarball, fragment = tmp_path / "linux-source-6.12.tar.xz", tmp_path / "fragment"
     tarball.write_bytes(b"one")
     fragment.write_text("CONFIG_A=y\n")
-    source = kernels.Source(tarball, "6.12")
-    keys = [kernels.cache_key(source, fragment), kernels.cache_key(source, fragment)]
+    ours = kernels.Recipe("6.12", kernels.Source(tarball, "6.12"), (fragment,))
+    keys = [ours.key, ours.key]
     assert keys[0] == keys[1]
     fragment.write_text("CONFIG_A=m\n")
-    keys.append(kernels.cache_key(source, fragment))
+    keys.append(ours.key)
     tarball.write_bytes(b"other")
-    keys.append(kernels.cache_key(source, fragment))
+    keys.append(ours.key)
     (tmp_path / "gcc").write_text("#!/bin/sh\necho gcc 99\n")
     (tmp_path / "gcc").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    keys.append(kernels.cache_key(source, fragment))
-    assert len(set(keys)) == 4
+    keys.append(ours.key)
+    keys.append(replace(ours, fragments=(fragment, fragment)).key)
+    assert len(set(keys)) == 5
     assert all(re.fullmatch(r"6\.12-[0-9a-f]{16}", key) for key in keys)
 
 
 def test_source_of_the_wanted_version_or_the_newest(tmp_path: Path) -> None:
-    with pytest.raises(kernels.KernelError, match=r"no source of Linux 6\.12 in .*`vm/run --kernel 6\.12 kernel`"):
+    with pytest.raises(kernels.KernelError, match=r"no source of Linux 6\.12 in .*the package linux-source-6\.12"):
         kernels.find_source(tmp_path)
     # This one is for who asks for it: where it is the only one, the guest's usual kernel is still to be installed.
     (tmp_path / "linux-source-6.1.tar.xz").touch()
@@ -94,7 +96,8 @@ def test_source_of_the_wanted_version_or_the_newest(tmp_path: Path) -> None:
     (tmp_path / "linux-source-6.12.tar.xz").touch()
     assert kernels.find_source(tmp_path).version == "6.12"
     assert kernels.find_source(tmp_path, "6.1").version == "6.1"
-    with pytest.raises(kernels.KernelError, match=r"no source of Linux 6\.2 in"):
+    known = r"or take one that is known: 6\.12, 6\.1, debug, 6\.17, 6\.8\.0$"
+    with pytest.raises(kernels.KernelError, match=rf"no source of Linux 6\.2 in .*, {known}"):
         kernels.find_source(tmp_path, "6.2")
 
 
@@ -129,6 +132,14 @@ def test_folder_that_is_no_kernel_tree(tmp_path: Path) -> None:
         kernels.from_path(tmp_path)
     with pytest.raises(kernels.KernelError, match="No such file"):
         kernels.from_path(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["debgu", "./6.1", "/nowhere/vmlinuz"])
+def test_what_is_no_kernel_at_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who mistypes it is told what there is."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kernels.KernelError, match=rf"^{name}: No such file .* known are {KERNEL}, {OLDEST}\b"):
+        kernels.find(name)
 
 
 def test_progress_counts_objects() -> None:
@@ -191,7 +202,7 @@ with kernel.build_lock(folder):
 
 def test_second_builder_waits_and_uses_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    key = kernels.cache_key(kernels.find_source(), kernels.FRAGMENT)
+    key = kernels.recipe(KERNEL).key
     folder = kernels.cache_home() / "kernels" / key
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdin=pipe, stdout=pipe) as first:

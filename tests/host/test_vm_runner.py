@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ def assert_lost(done: subprocess.CompletedProcess[bytes], cache: Path, reason: s
 
 # One boot for everything that can be asked in one.
 FACTS = """
-import json, os, resource, sys
+import json, os, resource, subprocess, sys
 from pathlib import Path
 
 def refused(path):
@@ -53,6 +53,9 @@ def refused(path):
     except OSError as error:
         return error.errno
     return 0
+
+def mount(*words):
+    return subprocess.run(["mount", *words], stderr=subprocess.DEVNULL).returncode
 
 readonly, writable = sys.argv[1:]
 print("<1>linuxsync test: an urgent message", file=open("/dev/kmsg", "w"))
@@ -77,6 +80,20 @@ facts = {
     "python": sys.executable,
     "cmdline": Path("/proc/cmdline").read_text(),
 }
+# All that the guest's root can do about it: the root, also below what is mounted on it, and each share of files anew.
+below, file = "/tmp/below", readonly + "/file"
+os.mkdir(below)
+ways = [["-o", "remount,rw", "/"], ["--bind", "/", below], ["-o", "remount,rw,bind", below]]
+facts["remounted"] = [mount(*words) for words in ways]
+facts["root"] = [line.split()[3].split(",")[0] for line in open("/proc/mounts") if line.split()[1] in ("/", below)]
+facts["below"] = Path(below + file).read_text()
+facts["in_spite"] = [refused(below + one) for one in (file, readonly + "/new", os.getcwd() + "/new")]
+facts["tags"] = {}
+for number, tag in enumerate(Path("/sys/bus/virtio/drivers/9pnet_virtio").glob("virtio*/mount_tag")):
+    name, there = tag.read_text().strip("\\0\\n"), f"/tmp/share{number}"
+    os.mkdir(there)
+    status = mount("-t", "9p", "-o", "rw,trans=virtio,version=9p2000.L", name, there)
+    facts["tags"][name] = status or refused(there + file)
 print(json.dumps(facts))
 sys.exit(37)
 """
@@ -87,6 +104,7 @@ def test_guest_is_what_was_promised(cache: Path, tmp_path: Path, monkeypatch: py
     readonly, writable = tmp_path / "a folder", tmp_path / "another one"
     readonly.mkdir()
     writable.mkdir()
+    (readonly / "file").write_text("as it was")
     options = ["--quiet", "--rw", str(writable), "--cpus", "3", "--append", "linuxsync.test=1"]
     done = vm(cache, *options, "--", "python", "-c", FACTS, str(readonly), str(writable))
     # Nothing but the command's own words, although the kernel had something urgent to say.
@@ -103,7 +121,12 @@ def test_guest_is_what_was_promised(cache: Path, tmp_path: Path, monkeypatch: py
     assert (writable / "new").read_text() == "x"
     assert facts["tmp"] == 0
     assert not Path("/tmp/new-in-guest").exists()
-    assert not (readonly / "new").exists()
+    assert facts["remounted"] == [0, 0, 0] and facts["root"] == ["rw", "rw"]
+    assert facts["below"] == "as it was"
+    assert facts["in_spite"] == [errno.EROFS] * 3  # QEMU says so
+    assert len(facts["tags"]) >= 2 and all(facts["tags"].values())
+    assert [(one.name, one.read_text()) for one in readonly.iterdir()] == [("file", "as it was")]
+    assert not Path("new").exists()
     assert facts["cwd"] == str(Path.cwd())
     assert facts["files"][1] > 4096
     assert facts["cpus"] == 3
@@ -213,15 +236,9 @@ MODULE_LICENSE("GPL");
 
 
 @pytest.fixture(scope="module")
-def module(kernel: kernels.Kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A module built out of the tree, with what the cache keeps for that."""
-    folder = tmp_path_factory.mktemp("module")
-    (folder / "misbehave.c").write_text(MODULE)
-    (folder / "Kbuild").write_text("obj-m := misbehave.o\n")
-    command = ["make", "-C", str(kernel.extmod), f"M={folder}", "modules"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
-    assert done.returncode == 0, done.stdout
-    return folder / "misbehave.ko"
+def module(kernel: kernels.Kernel, build_module: Callable[[kernels.Kernel, str], Path]) -> Path:
+    """A module that warns or oopses when it is loaded."""
+    return build_module(kernel, MODULE)
 
 
 def test_oops_is_a_lost_guest_though_the_command_passes(cache: Path, module: Path) -> None:
@@ -317,6 +334,10 @@ def test_a_build_tree(cache: Path, kernel: kernels.Kernel, tmp_path: Path) -> No
         (["--timeout", "nan", "--", "true"], 2, "nan"),
         (["--timeout", "0", "--", "true"], 2, "--timeout"),
         (["--rw", "/a,b", "--", "true"], 69, "/a,b"),
+        (["torture", "--minutes", "nan"], 2, "nan"),
+        (["torture", "--minutes", "0"], 2, "--minutes"),
+        (["torture", "--kernel", "6.nonsense"], 69, "6.nonsense"),
+        (["test", "tests", "--kernel", "6.nonsense"], 69, "6.nonsense"),  # before any test runs on the host
     ],
 )
 def test_what_cannot_be_booted_is_said_in_a_line(

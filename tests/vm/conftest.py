@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import pytest
 
 from linuxsync import DmaBuf, DmaHeap, DrmDevice, FenceDevice, OwnedFd, SyncFile, Syncobj, Timeline, sw_sync, udmabuf
 from linuxsync.fencedev import Queue
+from linuxsync.inspect import State, examine
 
 pytest.register_assert_rewrite(
     "kernel_words",
@@ -25,15 +25,19 @@ pytest.register_assert_rewrite(
     "fencedev_words",
     "coherence_words",
     "look_words",
+    "feature_words",
 )
 
 from buffer_words import PAGE  # noqa: E402
 from drm_words import nothing_left_behind  # noqa: E402
 from screen import Screen  # noqa: E402
-from syncobj_words import syncobj_device, there_are_syncobjs  # noqa: E402
+from syncobj_words import syncobj_device  # noqa: E402
 
 Owned = TypeVar("Owned", bound=OwnedFd)
 BOUNCING = "swiotlb=force"
+
+# Who asks for one of these can't run on a kernel without.
+NEEDS = {"gpu": {"syncobj", "timeline_syncobj"}, "fence_device_module": {"fencedev"}}
 
 # What is in there needs a boot of its own, which tests/host/test_own_boot.py makes.
 collect_ignore = [] if BOUNCING in Path("/proc/cmdline").read_text().split() else ["own_boot"]
@@ -49,16 +53,29 @@ def what_is_missing() -> str:
     return ""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a kernel has not that is not ours: syncobjs, or the fence device where no module can be built.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a machine without any kernel of ours say which tests another kernel leaves out."""
+    parser.addoption("--lacking", action="append", default=[], metavar="FEATURE", help="as where this is missing")
 
-    That ours has them is asserted by test_drivers_without_syncobjs, and by tests/host/test_vm_runner.py.
-    """
-    if what_is_missing():
+
+def needs(item: pytest.Item) -> set[str]:
+    """The features that a test can't do without: its marker's, and those of the fixtures that it asks for."""
+    marked = {name for mark in item.iter_markers("linuxsync") for name in mark.kwargs.get("requires", ())}
+    return marked.union(*(NEEDS.get(name, ()) for name in getattr(item, "fixturenames", ())))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this kernel lacks; that it lacks no more than it must is what test_features.py asserts."""
+    lacking = set(config.getoption("lacking", default=[]))
+    if not lacking and what_is_missing():
         return
-    lacking = set() if there_are_syncobjs() else {"gpu"}
-    lacking |= set() if os.environ.get("LINUXSYNC_FENCEDEV") else {"fence_device_module"}
-    left_out = [item for item in items if lacking & {*getattr(item, "fixturenames", ())}]
+    features = {one.name: one.state for one in examine()}
+    needed = set().union(*map(needs, items))
+    if strange := {name for name in needed - features.keys() if not name.startswith("drm:")}:
+        raise pytest.UsageError(f"no such features: {', '.join(sorted(strange))}")
+    lacking = lacking or {name for name in needed if features.get(name, State.MISSING) is State.MISSING}
+    left_out = [item for item in items if lacking & needs(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -138,6 +155,12 @@ def vgem(keep: Callable[[DrmDevice], DrmDevice]) -> DrmDevice:
 def vkms(keep: Callable[[DrmDevice], DrmDevice]) -> DrmDevice:
     """An open vkms."""
     return keep(DrmDevice.open(driver="vkms"))
+
+
+@pytest.fixture
+def me() -> str:
+    """What this process is called."""
+    return Path("/proc/self/comm").read_text().removesuffix("\n")
 
 
 @pytest.fixture

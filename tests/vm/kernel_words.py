@@ -13,6 +13,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -131,9 +132,15 @@ class Listed:
     fences: tuple[tuple[str, int], ...]
 
 
+@cache
+def _info() -> Path:
+    """Found once: it does not move, and the list of what is mounted is long."""
+    return Path(sw_sync.find()).parent / "info"
+
+
 def debugfs_timelines() -> list[Listed]:
     """The first half of debugfs sync/info, read as drivers/dma-buf/sync_debug.c writes it."""
-    text = (Path(sw_sync.find()).parent / "info").read_text(errors="surrogateescape")
+    text = _info().read_text(errors="surrogateescape")
     objects, _, fences = text.removeprefix("objs:\n--------------\n").partition("fences:\n--------------\n")
     assert fences.strip() == ""
     found: list[Listed] = []

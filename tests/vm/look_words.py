@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from kernel_words import libc
 
-from linuxsync.cli import main
+from tests.command_words import Said, linuxsync
 
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
@@ -42,30 +41,9 @@ def fork(count):
 """
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Its JSON."""
-        return json.loads(self.out)
-
-
-def linuxsync(*arguments: str) -> Said:
-    """Run ``linuxsync`` in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main(list(arguments), prog_name="linuxsync")
-    except SystemExit as end:
-        assert end.code is None or isinstance(end.code, int)
-        return Said(end.code or 0, out.getvalue(), err.getvalue())
-    raise AssertionError("a command ends with an exit status")
+def at(pid: int, comm: str, fd: int, uid: int = 0) -> dict[str, Any]:
+    """A descriptor of a process, as JSON has it."""
+    return {"pid": pid, "comm": comm, "uid": uid, "fd": fd}
 
 
 def become_nobody() -> None:

@@ -4,10 +4,12 @@ import ctypes
 import gc
 import mmap
 import signal
+import sys
 
 import numpy
 import pytest
 from buffer_words import PAGE, bufinfo, peek, syncs
+from linuxsync._native import raw
 
 from linuxsync import Access, DmaBuf
 
@@ -38,6 +40,28 @@ def test_read_access_is_read_only(buf):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
         del array
+
+
+def test_what_stands_behind_the_view(buf):
+    """Who asks it for memory to write to is refused if the access is for reading; each form that may be asked for."""
+    for access in (READ, RW):
+        with buf.cpu_access(access) as view:
+            behind = view.obj
+            with pytest.raises(BufferError if access is READ else OSError, match=r"reading only|nothing on fd"):
+                raw.ioctl(buf.fileno(), 0, behind, "nothing")
+            assert len(b"".join([behind])) == buf.size
+            array = numpy.frombuffer(behind, numpy.uint32)
+            assert (array.size, array.flags.writeable) == (buf.size // 4, access is RW)
+            del array
+
+
+def test_no_reference_is_lost(buf):
+    """Neither for the view, nor for parts of it; None is immortal from Python 3.12 on."""
+    before = sys.getrefcount(None)
+    for _ in range(1000):
+        with buf.cpu_access() as view, view[:4]:
+            pass
+    assert sys.getrefcount(None) < before + 500
 
 
 @pytest.mark.parametrize("access", [READ, WRITE, RW])

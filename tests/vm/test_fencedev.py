@@ -60,7 +60,7 @@ def test_device(device):
         assert device.has_deadlines == has_deadlines(fence.fileno())
     with refused(errno.ENOENT, FileNotFoundError) as missing:
         FenceDevice("/dev/nowhere")
-    assert "vm/run" in str(missing.value)
+    assert "linuxsync vm" in str(missing.value)
     with refused(errno.ENOTTY):
         FenceDevice("/dev/null")
     assert Path("/dev/fencedev").stat().st_mode & 0o777 == 0o600
@@ -333,6 +333,7 @@ def test_deadline(submit):
 def test_query(device, submit, timeline):
     """Of a job's fence only, but of any open file of the device."""
     job = submit(hang=True)
+    becomes(job, JobState.HUNG)
     with FenceDevice() as second, job.fence.dup() as fence:
         assert second.query(fence) == job.info()
     with timeline.create_fence(1) as foreign, foreign | job.fence as merged:

@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import struct
+import sys
 import time
 from contextlib import suppress
 
@@ -41,8 +42,10 @@ def start(*arguments):
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(60)
+            signal.alarm(900)  # if its parent is killed; a debug kernel takes minutes for all of them
             client(*arguments)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
     return child

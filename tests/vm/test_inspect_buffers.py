@@ -31,12 +31,6 @@ def camera(heap, keep):
     return made
 
 
-@pytest.fixture
-def me():
-    """What this process is called."""
-    return Path("/proc/self/comm").read_text().removesuffix("\n")
-
-
 def test_who_holds_it(camera, me):
     """Descriptors and mappings of all processes; each bears its part of the size."""
     ours = camera.fileno()
@@ -87,7 +81,8 @@ def test_it_changes_nothing(camera, timeline, open_files):
             elsewhere(without_debugfs, "bufs", "-J")
         assert open_files() == before
         assert bufinfo()[camera.ino] == count
-        assert sorted(entry.name for entry in Path(f"/proc/{viewer}/fd").iterdir()) == theirs
+        # It may still have been at its start when it was looked at first.
+        assert {entry.name for entry in Path(f"/proc/{viewer}/fd").iterdir()} <= {*theirs}
 
 
 def test_fences_and_devices(camera, timeline, vgem, keep):

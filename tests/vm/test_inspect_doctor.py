@@ -57,9 +57,12 @@ def test_a_machine_that_has_everything(device):
         "tracefs": "ok",
         "heaps": "ok",
         "udmabuf": "ok",
+        "udmabuf_vmap": "missing" if old else "ok",
+        "udmabuf_pinned": "missing" if old else "ok",
         "drm": "ok",
         "syncobj": "ok" if gpu else "missing",
         "timeline_syncobj": "ok" if gpu else "missing",
+        "syncobj_eventfd": "ok" if gpu else "missing",
         "drm:virtio_gpu": "ok",
         "drm:vgem": "ok",
         "drm:vkms": "ok",
@@ -137,14 +140,19 @@ def test_a_machine_without_devices():
     found = checks(elsewhere(hide("/dev/dri", "/dev/dma_heap", "/dev/udmabuf", "/dev/fencedev"), "doctor", "-J"))
     wanted = {
         "sync_file": ("ok", "/proc/kallsyms has it; there is no fence to ask", None),
-        "set_deadline": ("unknown", "no fence to ask", "vm/run shell"),
-        "export_sync_file": ("unknown", "no dma-buf to ask: this user can make none", "vm/run shell"),
-        "import_sync_file": ("unknown", "no dma-buf to ask: this user can make none", "vm/run shell"),
+        "set_deadline": ("unknown", "no fence to ask", "linuxsync vm shell"),
+        "export_sync_file": ("unknown", "no dma-buf to ask: this user can make none", "linuxsync vm shell"),
+        "import_sync_file": ("unknown", "no dma-buf to ask: this user can make none", "linuxsync vm shell"),
         "sw_sync": ("missing", "it would be in debugfs: not mounted", "mount -t debugfs none /sys/kernel/debug"),
         "debugfs": ("missing", "not mounted", "mount -t debugfs none /sys/kernel/debug"),
         "tracefs": ("missing", "not mounted", "mount -t tracefs none /sys/kernel/tracing"),
         "drm": ("missing", "no device in /dev/dri", "modprobe vgem"),
-        "syncobj": ("missing", "no DRM device has any; virtio_gpu does, from Linux 6.6 on", "vm/run shell"),
+        "syncobj": ("missing", "no DRM device has any; virtio_gpu does, from Linux 6.6 on", "linuxsync vm shell"),
+        "syncobj_eventfd": (
+            "missing",
+            "no DRM device has syncobjs that tell an eventfd; Linux 6.6 brought it",
+            "linuxsync vm shell",
+        ),
     }
     assert {name: tuple(found[name][key] for key in ("state", "why", "fix")) for name in wanted} == wanted
     assert found["heaps"]["state"] == "missing"
@@ -198,7 +206,7 @@ def test_an_ordinary_user():
     }
     assert found["udmabuf"]["state"] == found["drm"]["state"] == "missing"
     assert found["drm"]["fix"] == "sudo usermod -aG render $USER"
-    assert found["syncobj"]["state"] == "unknown"
+    assert found["syncobj"]["state"] == found["syncobj_eventfd"]["state"] == "unknown"
     assert found["ptrace"]["state"] == found["pidfd_getfd"]["state"] == found["kcmp"]["state"] == "ok"
 
 

@@ -374,6 +374,8 @@ def test_a_number_that_is_used_again(timeline):
         number = ctypes.c_int32(pid)
         clone_args = (ctypes.c_uint64 * 11)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(number), 1, 0)
         child = libc.syscall(435, ctypes.byref(clone_args), ctypes.sizeof(clone_args))
+        if child == -1:
+            raise OSError(ctypes.get_errno(), "clone3")
         if child == 0:
             held = [timeline.create_fence(1) for _ in range(count)]
             os.write(writing, b"!")
@@ -390,10 +392,15 @@ def test_a_number_that_is_used_again(timeline):
             os.close(reading)
             os.close(writing)
 
+    # The number of one that has gone is free, and nobody gets it by chance before all others have been used.
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
     samples = []
     for count in (3, 40):
-        with born(20000, count):
-            samples += [sample([20000]) for _ in range(5)]
+        with born(gone, count):
+            samples += [sample([gone]) for _ in range(5)]
     old, new = sorted((one for one in growth(samples) if one.sort.kind is Kind.SYNC_FILE), key=lambda one: one.start)
     assert (old.count, old.growth, old.samples, old.ended) == (3, 0, 5, True)
     assert (new.count, new.growth, new.samples, new.ended) == (40, 0, 5, False)
@@ -583,11 +590,13 @@ ready(places=[place + 100 for place in places])
     )
     os.truncate(file, 64 << 20)
     with scene(text, str(file)) as found, record_stacks([found.pid]) as stacks:
-        time.sleep(1)
+        frames, deadline = {}, time.monotonic() + 60
         begun = time.process_time()
-        stacks.collect()
+        while not frames.keys() >= {*found.facts["places"]} and time.monotonic() < deadline:
+            time.sleep(1)
+            stacks.collect()
+            frames = {frame.address: frame for origin in stacks.origins() for frame in origin.user}
         assert time.process_time() - begun < 10
-        frames = {frame.address: frame for origin in stacks.origins() for frame in origin.user}
     buffer, hostile = (frames[place] for place in found.facts["places"])
     assert (buffer.function, buffer.offset) == (None, 100) and buffer.binary is not None
     assert (hostile.function, hostile.offset, hostile.binary) == (None, 100, str(file))

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import pytest
 from buffer_words import PAGE
 from kernel_words import refused
-from look_words import NOBODY, as_nobody, linuxsync, process, scene
+from look_words import NOBODY, as_nobody, at, linuxsync, process, scene
 
 from linuxsync import Access, DrmDevice, OwnedFd, SyncFile, Syncobj, Timeline, VgemDevice, merge, wait_any
 from linuxsync.cli.graph import as_trees
@@ -72,10 +72,6 @@ def received(pair):
     return SyncFile(number)
 
 
-def one(fd, pid, comm, uid=0):
-    return {"pid": pid, "comm": comm, "uid": uid, "fd": fd}
-
-
 def waiting(pid, comm, *fds, call="ppoll"):
     return {"pid": pid, "comm": comm, "tid": pid, "thread": comm, "call": call, "fds": list(fds)}
 
@@ -96,7 +92,7 @@ def test_who_waits_and_who_is_to_signal():
             said = linuxsync("stuck", *AFTER, "--json")
             shown = linuxsync("stuck", *AFTER)
             dry = linuxsync("stuck", *AFTER, "-n", "-r", "-o", "owed,by,waiters").out
-            held = [one(fence.fileno(), compositor, "compositor"), one(fd, compositor, "compositor")]
+            held = [at(compositor, "compositor", fence.fileno()), at(compositor, "compositor", fd)]
             assert said.status == shown.status == 1
             assert said.json["unseen"] == [] and said.json["deadlocks"] == []
             (row,) = said.json["stuck"]
@@ -107,8 +103,8 @@ def test_who_waits_and_who_is_to_signal():
                 "name": name,
                 "ino": None,
                 "owed": [owed],
-                "by": [owed | {"by_process": True, "sure": True, "owners": [one(timeline, client, "client")]}],
-                "holders": sorted([*held, one(ours_fd, me, comm)], key=lambda holder: (holder["pid"], holder["fd"])),
+                "by": [owed | {"by_process": True, "sure": True, "owners": [at(client, "client", timeline)]}],
+                "holders": sorted([*held, at(me, comm, ours_fd)], key=lambda holder: (holder["pid"], holder["fd"])),
                 "waiters": [waiting(compositor, "compositor", fd)],
             }
             lines = re.sub(r"[\d.]+ (?:ms|s)\b", "T", shown.out).splitlines()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from drm_words import clients, node_of
-from look_words import as_nobody, become_nobody, elsewhere, linuxsync, process
+from look_words import as_nobody, at, become_nobody, elsewhere, linuxsync, process
 from syncobj_words import next_handle
 
 from linuxsync import DrmDevice, Syncobj, Timeline, inspect
@@ -15,16 +15,6 @@ HANDLES = {
     "count": 1,
     "why": "a syncobj that has no descriptor is known to its own process alone",
 }
-
-
-def at(pid, comm, fd, uid=0):
-    return {"pid": pid, "comm": comm, "uid": uid, "fd": fd}
-
-
-@pytest.fixture
-def me():
-    """What this process is called."""
-    return Path("/proc/self/comm").read_text().removesuffix("\n")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from look_words import as_nobody, become_nobody, elsewhere, linuxsync, process, scene, without_debugfs
+from look_words import as_nobody, at, become_nobody, elsewhere, linuxsync, process, scene, without_debugfs
 
 from linuxsync import Access, Timeline, inspect, merge
 
@@ -12,16 +12,6 @@ from linuxsync import Access, Timeline, inspect, merge
 def rows(said):
     """By driver and timeline."""
     return {(one["driver"], one["timeline"]): one for one in said.json["timelines"]}
-
-
-def at(pid, comm, fd, uid=0):
-    return {"pid": pid, "comm": comm, "uid": uid, "fd": fd}
-
-
-@pytest.fixture
-def me():
-    """What this process is called."""
-    return Path("/proc/self/comm").read_text().removesuffix("\n")
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """linuxsync.inspect.waiters: which thread waits for which descriptor, by which call."""
 
 import os
+import select
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -198,3 +200,23 @@ ready(tid=thread.native_id, kept=kept.fileno(), number=number, b=b.fileno())
     with scene(text) as found:
         waiter = settled(found.pid, found.facts["tid"], {"epoll_wait", "epoll_pwait"})
         assert waiter.fds == (found.facts["kept"],)
+
+
+def test_what_took_the_number_of_an_epoll(timeline, fence, heap):
+    """A dma-buf whose name is no UTF-8 says in its fdinfo what its owner likes; an epoll it is not."""
+    with heap.alloc(4096) as buf, select.epoll() as epoll:
+        epoll.register(fence.fileno(), select.EPOLLIN)
+        thread = threading.Thread(target=epoll.poll, args=(60,), daemon=True)
+        thread.start()
+        try:
+            settled(os.getpid(), thread.native_id, {"epoll_wait", "epoll_pwait"})
+            buf.set_name("\udcff\udcfe")
+            os.dup2(buf.fileno(), epoll.fileno(), inheritable=False)
+            assert b"\xff\xfe" in Path(f"/proc/self/fdinfo/{epoll.fileno()}").read_bytes()
+            assert thread.native_id not in [waiter.tid for waiter in waiters(scan([os.getpid()]))]
+            (stuck,) = linuxsync("stuck", "--after", "0.1", "--pid", str(os.getpid()), "--json").json["stuck"]
+            assert stuck["waiters"] == []
+        finally:
+            timeline.inc()  # ends the wait, of the file that has no number any more
+            thread.join(10)
+        assert not thread.is_alive()

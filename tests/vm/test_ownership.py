@@ -57,6 +57,7 @@ def test_duplicates_come_and_go_while_buffers_do(vgem):
     assert handles(vgem.fileno()) == []
 
 
+@pytest.mark.linuxsync(requires=["syncobj"])
 def test_what_a_device_gave_lives_as_long_as_its_duplicates():
     """Framebuffers, buffers and syncobjs can be used and given back while any descriptor of the open file is there."""
     device = DrmDevice.open("virtio_gpu")
@@ -112,8 +113,9 @@ def test_buffers_of_a_duplicate_while_the_first_is_closed(vgem):
     assert handles(vgem.fileno()) == []
 
 
-def test_points_and_vgem_fences_through_a_duplicate(keep):
-    """What needs a second handle, or an id, works too once the device itself is closed."""
+@pytest.mark.linuxsync(requires=["syncobj", "timeline_syncobj"])
+def test_points_through_a_duplicate():
+    """What needs a second handle works too once the device itself is closed."""
     device = DrmDevice.open("virtio_gpu")
     syncobj = device.create_syncobj()
     with device.dup(), Timeline() as timeline, timeline.create_fence(0) as fence:
@@ -123,6 +125,10 @@ def test_points_and_vgem_fences_through_a_duplicate(keep):
         with pytest.raises(ValueError, match="closed"):
             device.create_syncobj()
         syncobj.close()
+
+
+def test_vgem_fences_through_a_duplicate():
+    """What needs the fence's id works too once the device itself is closed."""
     vgem = VgemDevice.open()
     gem = vgem.create_dumb(16, 16, 32)
     with gem.export() as dmabuf, vgem.dup():

@@ -10,36 +10,28 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+pytest.register_assert_rewrite("tests.code_blocks", "tests.documents")
 
+from tests.code_blocks import ROOT, blocks, check_block, first_line, output  # noqa: E402
 
-def output(*arguments: str, stderr: str = "") -> str:
-    """What a Python of its own prints; it must end with 0 and say nothing else on stderr, no ResourceWarning either."""
-    command = [sys.executable, "-W", "always", *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert (run.returncode, run.stderr) == (0, stderr)
-    return run.stdout
-
-
-# A block of Python, then "prints", then what it prints; no other block in between.
-README = re.findall(
-    r"```python\n((?:(?!```).)*)```\n(?:(?!```).)*?prints\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-)
+README = blocks(ROOT / "README.md")
+SYNCOBJS = pytest.mark.linuxsync(requires=["syncobj", "timeline_syncobj"])
 
 
 def test_readme_has_examples() -> None:
     """All that say what they print are found; the one that does not is a list of calls."""
     text = (ROOT / "README.md").read_text()
-    assert len(README) == text.count("```python") - 1 == 8
+    assert len(README) == text.count("```python") - 1 == 9
 
 
-@pytest.mark.parametrize(("example", "shown"), README, ids=lambda text: text.partition("\n")[0][:40])
+@pytest.mark.parametrize(
+    ("example", "shown"),
+    [pytest.param(*one, marks=SYNCOBJS if "syncobj" in one[0].lower() else ()) for one in README],
+    ids=first_line,
+)
 def test_readme_example(example: str, shown: str, tmp_path: Path) -> None:
     """The README's examples print what the README shows."""
-    (tmp_path / "example.py").write_text(example)
-    printed = output(str(tmp_path / "example.py")).replace(str(tmp_path), "/tmp")
-    # Which descriptor and which fence context it is depends on what ran before.
-    assert re.sub(r"\d+", "N", printed) == re.sub(r"\d+", "N", shown)
+    check_block(example, shown, tmp_path)
 
 
 def test_demo() -> None:
@@ -52,6 +44,7 @@ def test_demo() -> None:
     assert story.count("FenceError: [Errno 2]") == 2
 
 
+@SYNCOBJS
 def test_benchmarks(fence_device_module: None) -> None:
     """Every benchmark runs in all three languages, and --json has every figure."""
     result = json.loads(output("-m", "benchmarks", "--rounds", "1", "--json", "-", stderr="round 1 of 1\n"))

@@ -135,6 +135,7 @@ def test_a_descriptor_is_no_fence(new):
         assert poller.poll(0) == [(owned.fileno(), select.POLLIN | select.POLLOUT)]
 
 
+@pytest.mark.linuxsync(requires=["syncobj"])
 def test_a_descriptor_outlives_everything(fence, timeline, keep):
     """It keeps the container alive when the handle and the device are gone, and another open of the device takes it."""
     with syncobj_device() as first, Syncobj.create(first) as syncobj:

@@ -24,6 +24,7 @@ from syncobj_words import (
     open_device,
     points,
     refusal,
+    there_are_syncobjs,
     without_syncobjs,
 )
 
@@ -60,8 +61,10 @@ def test_every_request_without_syncobjs(keep):
     for driver in without_syncobjs():
         fd = keep(open_device(driver)).fileno()
         for name in REQUESTS:
-            assert (driver, name, refusal(fd, name)) == (driver, name, "EOPNOTSUPP")
-            assert refusal(fd, name, GONE, GONE) == "EOPNOTSUPP"
+            # c7a472297169 is of 6.6, as virtio_gpu's syncobjs are; before that DRM does not know the number.
+            expected = "EINVAL" if name == "EVENTFD" and not there_are_syncobjs() else "EOPNOTSUPP"
+            assert (driver, name, refusal(fd, name)) == (driver, name, expected)
+            assert refusal(fd, name, GONE, GONE) == expected
 
 
 def test_create(fd):
@@ -164,15 +167,21 @@ def test_wait(name, fd, empty, done):
 
 
 def test_time_limits(fd, empty):
-    """They are moments: 0, the past and negative ones ask once. The kernel counts in ticks, and may be one early."""
+    """They are moments: 0, the past and negative ones ask once.
+
+    The kernel counts in ticks. A guest that did not run for a while gets several at once, and is early by as many.
+    """
     array = handles(empty)
     for timeout in (0, 1, -1, -(2**63), time.monotonic_ns() - 1):
         begin = time.monotonic()
         assert refusal(fd, "WAIT", array.at, timeout, 1, FOR_SUBMIT) == "ETIME"
         assert time.monotonic() - begin < 1
-    begin = time.monotonic()
-    assert refusal(fd, "WAIT", array.at, time.monotonic_ns() + 10**8, 1, FOR_SUBMIT) == "ETIME"
-    assert time.monotonic() - begin >= 0.09
+    took = []
+    while not took or (max(took) < 0.09 and len(took) < 5):
+        begin = time.monotonic()
+        assert refusal(fd, "WAIT", array.at, time.monotonic_ns() + 10**8, 1, FOR_SUBMIT) == "ETIME"
+        took.append(time.monotonic() - begin)
+    assert max(took) >= 0.09
 
 
 def test_signals(fd, empty, done):

@@ -1,0 +1,23 @@
+"""Where in the kernel an allocation, or a copy, may fail and nobody is worse off."""
+
+import errno
+
+# Function to reason.
+SWALLOWED = {
+    "exc_page_fault": "a page of the program's own: the fault is tried again",
+    "__GFP_NOWARN": "what the kernel can do without, such as room for KASAN's backtraces, or gets in another way",
+    "poll_select_finish": "ppoll writes how much time was left, which nobody needs",
+    "proc_fill_cache": "getdents names an entry of /proc for which the cache has no room, and says no more",
+    "drm_helper_probe_single_connector_modes": "a screen has a mode less, until it is asked again",
+    "virtqueue_add_split": "without memory for a table of its own a request goes into the ring itself",
+}
+# What the kernel answers to a fault in a function, where that is not ENOMEM for memory and EFAULT for a copy.
+ANSWERS = {
+    "__shmem_get_inode": errno.ENOSPC,  # no inode, for whatever reason: memfd_create(2), and GEM's memory
+}
+# Of linuxsync's own, and Python's, for the sweeps in which they are.
+ASKED_AGAIN = {"sync_file_ioctl": "linuxsync takes any refusal of the first FILE_INFO for one of too little room"}
+FILES = {"__do_sys_newfstatat": "Python's open() and mmap.mmap() only would like to know more of the file"}
+POLLED_AGAIN = {"__x64_sys_poll": "linuxsync takes whatever is no yes for a no, and waits"}
+NO_ANSWER = {"drm_ioctl": "GEM_CLOSE and FENCE_SIGNAL have no answer: a copy of no bytes fails, and nobody cares"}
+NAME = {"__x64_sys_prctl": "the thread gets its own name back at the second try"}
