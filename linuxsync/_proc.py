@@ -38,7 +38,7 @@ def threads(pid: int) -> list[int]:
 def process_of(tid: int) -> int | None:
     """Return the process that a thread belongs to; None if it is gone."""
     try:
-        found = re.search(r"^Tgid:\t(\d+)$", Path(f"/proc/{tid}/status").read_text(errors="replace"), re.MULTILINE)
+        found = re.search(rb"^Tgid:\t(\d+)$", Path(f"/proc/{tid}/status").read_bytes(), re.MULTILINE)
     except OSError as error:
         if error.errno not in GONE:
             raise

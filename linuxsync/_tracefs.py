@@ -248,7 +248,7 @@ def numbers_in(namespace: int, entry: Path) -> Iterator[int]:
     """The number that a process has in a pid namespace, if that is where it lives: the last of its NSpid."""
     try:
         if (entry / "ns/pid").stat().st_ino == namespace:
-            found = re.search(r"^NSpid:.*\t(\d+)$", (entry / "status").read_text(errors="replace"), re.MULTILINE)
+            found = re.search(rb"^NSpid:.*\t(\d+)$", (entry / "status").read_bytes(), re.MULTILINE)
             if found is not None:
                 yield int(found[1])
     except (FileNotFoundError, ProcessLookupError):

@@ -265,10 +265,10 @@ def of_timeline(one: Descriptor, look: Scan, confirm: bool) -> list[Fact]:
 def of_device(one: Descriptor, look: Scan) -> list[Fact]:
     """A device's open file, and what its driver has to say of it."""
     try:
-        text = Path("/proc", str(one.process.pid), "fdinfo", str(one.fd)).read_text(errors="surrogateescape")
+        text = os.fsdecode(Path("/proc", str(one.process.pid), "fdinfo", str(one.fd)).read_bytes())
     except OSError:
         text = ""
-    said = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    said = dict(line.split(":", 1) for line in text.split("\n") if ":" in line)
     own = {key: value.strip() for key, value in said.items() if key not in GENERIC}
     return [
         fact("kind", one.kind.value),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import linuxsync
 from linuxsync import OwnedFd, SyncFile, Timeline, sw_sync
+from linuxsync._mounts import mounted
+from linuxsync._proc import process_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +76,27 @@ def test_debugfs_anywhere_and_without_sw_sync(private_mounts: list[str], tmp_pat
     script = 'umount -a -t debugfs 2>/dev/null; mount -t debugfs none "$0" && exec "$@"'
     said = answer(FIND, *private_mounts, "sh", "-c", script, str(elsewhere))
     assert said == f"{elsewhere}/sync/sw_sync" or ("CONFIG_SW_SYNC" in said and str(elsewhere) in said)
+
+
+def test_mounted_at_a_name_of_any_characters() -> None:
+    """Only four are escaped in mountinfo: others that divide lines or words elsewhere are a part of the path."""
+    assert mounted("debugfs", "25 22 0:7 / /a\\040b\rc\x85d rw - debugfs e rw,mode=700\n") == [
+        (Path("/a b\rc\x85d"), "rw,mode=700")
+    ]
+
+
+def test_a_thread_named_like_a_line_of_its_status() -> None:
+    """Is still this process's."""
+    found = []
+
+    def work() -> None:
+        Path("/proc/thread-self/comm").write_bytes(b"a\rTgid:\t1")
+        found.append(process_of(threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [os.getpid()]
 
 
 def test_not_root(private_mounts: list[str], tmp_path: Path) -> None:

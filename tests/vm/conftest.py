@@ -88,9 +88,11 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(no_descriptor_leaks: None) -> Iterator[None]:
-    """No dma-buf, open DRM file, or framebuffer, by what debugfs and /sys say."""
+    """No dma-buf, open DRM file, or framebuffer, by what debugfs and /sys say; and no limit that a command has raised."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with nothing_left_behind():
         yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 @pytest.fixture
