@@ -204,14 +204,24 @@ int fencedev_queue_create(struct fencedev_file *file, struct fencedev_queue_crea
 int fencedev_queue_destroy(struct fencedev_file *file, u32 id)
 {
 	struct fencedev_queue *queue = xa_erase(&file->queues, id);
+	bool idle;
 
 	if (!queue)
 		return -ENOENT;
 	spin_lock_irq(&queue->lock);
 	queue->dead = true;
 	spin_unlock_irq(&queue->lock);
-	queue_work(fencedev_workqueue, &queue->work);
-	flush_work(&queue->work);
+	/*
+	 * The work ends the jobs. While the timer or an in-fence is about to queue it on another CPU,
+	 * queue_work() leaves that to them, and flush_work() finds nothing to wait for yet.
+	 */
+	do {
+		queue_work(fencedev_workqueue, &queue->work);
+		flush_work(&queue->work);
+		spin_lock_irq(&queue->lock);
+		idle = list_empty(&queue->jobs);
+		spin_unlock_irq(&queue->lock);
+	} while (!idle);
 	/* The jobs have ended and called off what they waited for: only the timer is left. */
 	hrtimer_cancel(&queue->timer);
 	cancel_work_sync(&queue->work);

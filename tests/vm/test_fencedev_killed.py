@@ -78,13 +78,14 @@ def test_killed_clients_leave_nothing(keep):
                         start(random.Random(f"{batch} {number}"), number, steps, shared, theirs)
                         for number, steps in enumerate(programs)
                     ]
-                held = []
+                held, statuses = [], []
                 for child in dice.sample(children, len(children)):
                     time.sleep(dice.random() * 0.06)
                     held += received(link, 30, keep)
                     os.kill(child, signal.SIGKILL)
-                    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+                    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
                 held += received(link, 1000, keep)
+            assert statuses == [-signal.SIGKILL] * AT_ONCE  # and none of an error of its own
             assert shared.poll(Access.RW)
         for number, at, fence in held:
             assert fence.status in (told[number][at].status, -errno.ECANCELED)
