@@ -26,7 +26,7 @@ from buffer_words import (
     sysfs_buffers,
 )
 from children import forked
-from clock_words import after, alarm, lasts
+from clock_words import after, alarm, alarms, lasts
 from ioctl_opt import IO
 from kernel_words import NOWHERE, answer, free_descriptors, libc, refused
 
@@ -225,7 +225,10 @@ def test_close_lets_go_of_the_gil():
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        shares = [share_of_standstill() for _ in range(5)]
+        # A machine that does other things too may let the other thread stand still, but not each time.
+        shares = [share_of_standstill()]
+        while min(shares) >= 0.6 and len(shares) < 20:
+            shares.append(share_of_standstill())
     finally:
         done.set()
         thread.join(60)
@@ -263,11 +266,12 @@ def test_a_signal_interrupts_start(buf, fence, timeline):
     """EINTR while it waits for a fence, unless the handler was set with SA_RESTART: then the kernel goes on waiting."""
     ran = []
     buf.import_sync_file(fence, WRITE)
-    with alarm(0.1, lambda: ran.append("interrupted")):
+    # Again and again: one that comes before it waits would leave it waiting for ever.
+    with alarms(0.1, lambda *_: ran.append("interrupted")):
         assert raw_sync(buf.fileno(), 3) == -errno.EINTR
     with alarm(0.1, lambda: ran.append("restarted"), restart=True), lasts(0.3), after(0.3, timeline.inc):
         assert raw_sync(buf.fileno(), 3) == 0
-    assert ran == ["interrupted", "restarted"]
+    assert list(dict.fromkeys(ran)) == ["interrupted", "restarted"]
 
 
 def test_set_name_errnos(buf):
