@@ -30,6 +30,11 @@ def change(driver):
     (Path("/sys/class/drm") / Path(node_of(driver)).name / "uevent").write_text("change")
 
 
+def settle():
+    """Wait until udev has told of all that has happened: who watches next would hear of it."""
+    subprocess.run(["udevadm", "settle"], check=True)
+
+
 def test_devices_are_all_there():
     """Each driver of this machine once, with the nodes that debugfs and udev know, in the order of their numbers."""
     found = drm.devices()
@@ -205,6 +210,7 @@ def test_a_forgotten_device_closes_itself():
 
 def test_watch_ends_in_time(open_files):
     """Nothing happens: the iteration ends at its time, not before, and gives everything back."""
+    settle()
     before = open_files()
     start = time.monotonic()
     assert list(drm.watch(timeout=0.3)) == []
@@ -218,7 +224,7 @@ def test_watch_ends_in_time(open_files):
 
 def test_watch_hears_of_changes():
     """What happens after the call is told, and the time is that of the whole iteration."""
-    with drm.watch(timeout=10) as events:
+    with drm.watch(timeout=120) as events:
         for driver in ("vgem", "vkms", "vgem"):
             change(driver)
         heard = [next(events) for _ in range(3)]
@@ -236,17 +242,18 @@ def test_watch_does_not_last_longer_for_events():
     """Events do not put off the end."""
     start = time.monotonic()
     told = 0
-    with drm.watch(timeout=0.5) as events:
+    with drm.watch(timeout=5) as events:
         change("vgem")
         for _ in events:
             told += 1
             change("vgem")  # which is told next
-    assert 0.5 <= time.monotonic() - start < 15
+    assert 5 <= time.monotonic() - start < 20
     assert told > 1
 
 
 def test_watch_is_stopped_by_another_thread():
     """stop() ends a wait that has no end of its own; before the wait, and twice, it is fine too."""
+    settle()
     events = drm.watch()
     timer = threading.Timer(0.2, events.stop)
     timer.start()
@@ -263,7 +270,7 @@ def test_watch_is_stopped_by_another_thread():
 def test_watch_is_left_early(open_files):
     """Leaving the block gives back what a break left."""
     before = open_files()
-    with drm.watch(timeout=20) as events:
+    with drm.watch(timeout=120) as events:
         change("vgem")
         for _ in events:
             break
@@ -282,7 +289,7 @@ def test_watch_without_descriptors():
 def test_watch_sees_a_module_go_and_come():
     """vkms is unloaded and loaded: remove and add of its node."""
     path = node_of("vkms")
-    with drm.watch(timeout=60) as events:
+    with drm.watch(timeout=120) as events:
         subprocess.run(["modprobe", "-r", "vkms"], check=True)
         try:
             gone = next(event for event in events if event.path == path)
@@ -294,7 +301,7 @@ def test_watch_sees_a_module_go_and_come():
             subprocess.run(["modprobe", "vkms"], check=True)
         come = next(event for event in events if event.path == path)
     assert (gone.action, come.action) == ("remove", "add")
-    subprocess.run(["udevadm", "settle"], check=True)
+    settle()
     with DrmDevice.open(driver="vkms") as device:
         assert device.driver == "vkms"
 

@@ -9,12 +9,12 @@ import time
 
 import pytest
 from children import forked
-from clock_words import lasts
 from example_words import EXAMPLES, called, helps, load
 
 from linuxsync import DmaHeap, SyncFile
 from linuxsync.fencedev import JobState
 
+PATIENCE = 60.0
 pytestmark = pytest.mark.usefixtures("fence_device_module")
 
 
@@ -31,16 +31,17 @@ def fake(program):
 
 def test_the_program(program, monkeypatch, capfd):
     """A line for each mischief."""
-    status, out, err = called(program, monkeypatch, capfd, "--late", "300")
+    # So late that a machine which does other things too can tell: it looks after half of that.
+    status, out, err = called(program, monkeypatch, capfd, "--late", "4000")
     assert (status, err) == (0, "")
     assert re.sub(r"after \d+ ms, picture", "after N ms, picture", out) == (
         "1 as it should be: signaled after N ms, picture 1 is there\n"
-        "2 300 ms late: not yet after 160 ms, signaled after N ms, picture 2 is there\n"
+        "2 4000 ms late: not yet after 2010 ms, signaled after N ms, picture 2 is there\n"
         "3 failing: ended with EIO after N ms, picture 2 is there\n"
-        "4 hanging, and reset: not yet after 160 ms, ended with ECANCELED after N ms, picture 2 is there\n"
+        "4 hanging, and reset: not yet after 2010 ms, ended with ECANCELED after N ms, picture 2 is there\n"
         "5 and all is well again: signaled after N ms, picture 5 is there\n"
     )
-    assert int(re.search(r"late: .* after (\d+) ms, picture", out)[1]) >= 310
+    assert int(re.search(r"late: .* after (\d+) ms, picture", out)[1]) >= 4010
 
 
 def test_help(program, monkeypatch, capfd):
@@ -55,8 +56,7 @@ def test_a_picture_takes_its_time(fake):
         client.next(error=errno.EIO)
         with client.render(picture, 1, 0.05) as late, client.render(picture, 2) as failed:
             assert [fence.fences[0].obj_name for fence in (late, failed)] == ["client", "client"]
-            with lasts(0):
-                failed.wait(20)
+            failed.wait(PATIENCE)
             job = client.look(late)
             assert job.state == JobState.DONE
             assert job.ended_ns - job.started_ns >= 250_000_000
@@ -72,7 +72,7 @@ def test_in_fences(fake, timeline):
             assert picture.pixel(0, 0) == 0
             timeline.close()
             assert release.error == errno.ENOENT
-            fence.wait(20)
+            fence.wait(PATIENCE)
             assert fence.error is None
         assert picture.pixel(7, 7) == 7
 
@@ -85,12 +85,12 @@ def test_hanging_and_closing(fake):
             client.next(hang=True)
             first, second = client.render(picture, 1), client.render(picture, 2)
             with other.render(picture, 3) as fence:
-                fence.wait(20)
+                fence.wait(PATIENCE)
             assert not first.poll(0.05)
             assert client.reset()
-            first.wait(20)
+            first.wait(PATIENCE)
             assert not second.poll(0.05)
-        second.wait(20)
+        second.wait(PATIENCE)
         assert (first.error, second.error) == (errno.ECANCELED, errno.ECANCELED)
         assert picture.pixel(0, 0) == 3
         first.close()
@@ -104,7 +104,7 @@ def test_another_process_gets_the_picture(fake):
     def compositor():
         _, (fd,), _, _ = socket.recv_fds(theirs, 1, 1)
         with SyncFile(fd) as acquire:
-            acquire.wait(20)
+            acquire.wait(PATIENCE)
             assert acquire.error is None
             assert time.monotonic_ns() > acquire.timestamp_ns
 

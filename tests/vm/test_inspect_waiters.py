@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from children import forked
+from clock_words import becomes
 from look_words import become_nobody, linuxsync, scene
 
 from linuxsync.inspect import Waiter, scan, waiters
@@ -46,7 +47,7 @@ def start(work):
 
 def settled(pid, tid, call):
     """The waiter, once the thread has come to its call."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         for waiter in waiters(scan([pid])):
             if waiter.tid == tid and waiter.call in call:
@@ -151,12 +152,13 @@ def test_after_a_stop():
     text = SETUP + "tid = start(in_poll)\nready(tid=tid, a=a.fileno(), b=b.fileno())"
     with scene(text, name="waiter") as found:
         before = settled(found.pid, found.facts["tid"], {"poll"})
+        thread = Path(f"/proc/{found.pid}/task/{found.facts['tid']}")
         os.kill(found.pid, signal.SIGSTOP)
-        time.sleep(0.3)
+        becomes("T", lambda: (thread / "stat").read_text().rpartition(")")[2].split()[0], 120.0)
         os.kill(found.pid, signal.SIGCONT)
-        time.sleep(0.3)
+        becomes("219", lambda: (thread / "syscall").read_text().split()[0], 120.0)
         assert settled(found.pid, found.facts["tid"], {"poll"}) == before
-        assert Path(f"/proc/{found.pid}/task/{found.facts['tid']}/syscall").read_text().split()[0] == "219"
+        assert (thread / "syscall").read_text().split()[0] == "219"
 
 
 def test_limits():
@@ -218,5 +220,5 @@ def test_what_took_the_number_of_an_epoll(timeline, fence, heap):
             assert stuck["waiters"] == []
         finally:
             timeline.inc()  # ends the wait, of the file that has no number any more
-            thread.join(10)
+            thread.join(60)
         assert not thread.is_alive()

@@ -92,7 +92,7 @@ def test_the_program(kind: str) -> None:
     """Every frame comes to the screen, through two processes, and each says that nothing is left open."""
     count = 120
     with started("--buffers", kind, "--frames", str(count), "--json") as program:
-        out, err = program.communicate(timeout=120)
+        out, err = program.communicate(timeout=300)
     assert (program.returncode, err) == (0, "")
     check(json.loads(out), count)
 
@@ -101,7 +101,7 @@ def test_the_program(kind: str) -> None:
 def test_the_table(kind: str) -> None:
     """A line for each frame; udmabuf is what it takes by itself."""
     with started("--frames", "5", *(() if kind == "udmabuf" else ("--buffers", kind))) as program:
-        out, err = program.communicate(timeout=120)
+        out, err = program.communicate(timeout=300)
     assert (program.returncode, err) == (0, "")
     lines = out.splitlines()
     assert " ".join(lines[0].split()) == "frame buffer submitted drawn overlaid shown released on screen"
@@ -113,10 +113,11 @@ def test_the_table(kind: str) -> None:
 def test_nobody_waits_busily(pipeline: ModuleType, screen: Screen, kind: str) -> None:
     """Client, engines and compositor together take much less of the CPU than of the clock."""
     wall, cpu = time.monotonic(), time.process_time()
-    times = pipeline.Client(screen[0], kind, 0.2).run(10)
+    # The longer a picture takes, the less it matters how slow the machine is at what there is to do.
+    times = pipeline.Client(screen[0], kind, 1.0).run(5)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    assert [row.frame for row in times] == list(range(1, 11))
-    assert wall > 2
+    assert [row.frame for row in times] == list(range(1, 6))
+    assert wall > 5
     assert cpu < wall / 2
 
 
@@ -160,15 +161,16 @@ def test_a_client_that_is_ended(number: int) -> None:
     """Its compositor leaves too, with all that is theirs."""
     with started("--frames", "100000", "--buffers", "vgem") as program, ExitStack() as ended:
         ended.callback(program.kill)  # or the one before would wait for it, whatever fails here
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not framebuffers("vkms"):
             assert time.monotonic() < until
             time.sleep(0.05)
         program.send_signal(number)
-        out, err = program.communicate(timeout=60)
+        out, err = program.communicate(timeout=120)
         # Ctrl-C ends it after a frame, with the table so far; the others without a word.
         assert (program.returncode, err) == (130 if number == signal.SIGINT else -number, "")
         assert out.startswith("frame") == (number == signal.SIGINT)
+        until = time.monotonic() + 120
         while clients("vkms"):
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 from children import forked
+from clock_words import becomes
 from kernel_words import free_descriptors
 from look_words import linuxsync
 
 from linuxsync import Access, Timeline, VgemDevice, merge, trace
 from linuxsync.trace import source
 
-WAIT = 10.0
+WAIT = 60.0
+# A vblank bears the time at which its timer should have run, which on a slow machine is before it did.
+LATE = 100_000_000
+
+IOCTL, PPOLL = 16, 271
 
 
 def named(recorded, fence):
@@ -27,6 +32,22 @@ def named(recorded, fence):
 def on(recorded, driver, name=None):
     """The timelines of a driver."""
     return [line for line in recorded.timelines if line.driver == driver and name in (None, line.name)]
+
+
+def asleep(pid, call):
+    """Wait until a process sleeps in a system call, of this number."""
+    becomes(str(call), lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0], WAIT)
+
+
+def in_the_kernel():
+    """Whether somebody waits for a fence inside the kernel."""
+    for place in Path("/proc").glob("[0-9]*/wchan"):
+        try:
+            if "dma_fence" in place.read_text():
+                return True
+        except OSError:
+            pass  # it has ended
+    return False
 
 
 @pytest.fixture
@@ -88,7 +109,7 @@ def test_without_probes_times_come_a_little_later(without_probes, tmp_path, keep
     assert recorded.trace.probes == ()
     one = named(recorded, fence)
     assert not one.exact
-    assert 0 <= one.signal_ns - fence.timestamp_ns < 50_000_000
+    assert 0 <= one.signal_ns - fence.timestamp_ns < 5_000_000_000
     assert failed.error == errno.ENOENT
     assert named(recorded, failed).error is None
     said = linuxsync("trace", "report", str(file))
@@ -338,12 +359,12 @@ def test_signaled_by_a_timer(vgem, keep):
         buffer = keep(gem.export())
         vgem.attach_fence(gem, write=True)
         fence = keep(buffer.export_sync_file(Access.RW))
-        fence.wait(20)
+        fence.wait(WAIT)
         gem.close()
     (one,) = on(recorded, "vgem")[0].fences
     assert one.signaled_in_irq
     assert one.signal_ns == fence.timestamp_ns
-    assert 9.9e9 < one.latency_ns < 15e9
+    assert 9.9e9 < one.latency_ns < 60e9
     assert one.creator.tid == os.getpid()
 
 
@@ -382,6 +403,7 @@ def test_a_flip_that_waits(screen, timeline, keep):
     with trace.recording() as recorded:
         rendered = keep(timeline.create_fence(1))
         out = screen.flip(screen.fbs[2], in_fence=rendered)
+        becomes(True, in_the_kernel, WAIT)
         time.sleep(0.05)
         timeline.inc()
         out.wait(WAIT)
@@ -393,7 +415,7 @@ def test_a_flip_that_waits(screen, timeline, keep):
     (wait,) = frame.waits
     assert wait.call == "dma_fence_wait"
     assert wait.woken_by is frame
-    assert wait.start_ns < frame.signal_ns < wait.end_ns < flip.signal_ns
+    assert wait.start_ns < frame.signal_ns < wait.end_ns < flip.signal_ns + LATE
     assert wait.thread.tid != os.getpid()
     assert wait.duration_ns > 40_000_000
     blanks = recorded.trace.vblanks
@@ -410,12 +432,13 @@ def test_chain_of_a_late_flip(screen, timeline, keep):
 
         def render():
             event.wait(WAIT)
-            time.sleep(0.02)
+            time.sleep(0.2)
             timeline.inc()
 
         with forked(render) as child:
             out = screen.flip(screen.fbs[2], in_fence=rendered)
-            time.sleep(0.05)
+            becomes(True, in_the_kernel, WAIT)
+            asleep(child, PPOLL)
             source_line.inc()
             out.wait(WAIT)
     flip = named(recorded, out)
@@ -448,7 +471,7 @@ def test_a_wait_inside_the_kernel(heap, timeline, syscalls, keep):
     buffer = keep(heap.alloc(4096))
 
     def later():
-        time.sleep(0.03)
+        asleep(os.getppid(), IOCTL)
         timeline.inc()
 
     with trace.recording(syscalls=syscalls) as recorded:

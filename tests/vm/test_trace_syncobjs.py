@@ -2,20 +2,27 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 from children import forked
+from clock_words import becomes
 
 from linuxsync import trace
 from linuxsync.trace import source
 
-WAIT = 10.0
+WAIT = 60.0
 
 
 def on(recorded, driver):
     """The fences of a driver's only timeline."""
     (line,) = [line for line in recorded.timelines if line.driver == driver]
     return line.fences
+
+
+def asleep(pid):
+    """Wait until a process sleeps in ioctl(2)."""
+    becomes("16", lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0], WAIT)
 
 
 @pytest.mark.parametrize("probes", [True, False], ids=["probes", "without probes"])
@@ -64,7 +71,7 @@ def test_syncobjs(new, put, timeline, point):
             put(syncobj, point)
 
         def later():
-            time.sleep(0.03)
+            asleep(os.getppid())
             timeline.inc()
 
         with forked(later):

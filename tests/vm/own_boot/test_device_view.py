@@ -16,7 +16,7 @@ from linuxsync.fencedev import Checksum, Copy, Fill
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
 SIZE = 4 * PAGE
-WAIT = 10.0
+WAIT = 60.0
 
 
 def cpu_writes(buf, byte):
@@ -120,7 +120,8 @@ def test_start_synchronises_before_it_waits(device, heap_buffer, keep):
     """
     seen = keep(device.attach(heap_buffer))
     with device.create_queue() as queue:
-        with queue.submit(Fill(seen, 0x55555555), implicit=True, duration=0.1) as job:
+        # Long enough for START to come before its end.
+        with queue.submit(Fill(seen, 0x55555555), implicit=True, duration=3) as job:
             heap_buffer.begin_cpu_access(READ)
             assert job.fence.status == 1
             assert cpu_reads(heap_buffer) == 0x11
