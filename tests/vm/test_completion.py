@@ -19,7 +19,7 @@ def completed(*words: str) -> list[str]:
         "COMP_CWORD": str(len(words)),
     }
     code = "import sys; sys.argv = ['linuxsync']; from linuxsync.cli import main; main(prog_name='linuxsync')"
-    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=True)
     assert run.stderr == ""
     return [line.removeprefix("plain,") for line in run.stdout.split()]
 

@@ -17,7 +17,7 @@ from linuxsync.fencedev import Copy, Fill, ScaleAdd, Use
 
 FORDEV, FORCPU, FORKERNEL = SyncType
 READ, WRITE, RDWR = DmaFlags.READ, DmaFlags.WRITE, DmaFlags.RDWR
-WAIT = 10.0
+WAIT = 60.0
 STEPS = {
     "cpu read": lambda handle: handle.memory[0],
     "cpu write": lambda handle: handle.memory.__setitem__(0, 1),

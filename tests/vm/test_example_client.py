@@ -36,7 +36,7 @@ def client(build):
 
 def tap(program, *arguments):
     """Its exit status, and its results by number: whether it is ok, and what it is called."""
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0] == "TAP version 13"
@@ -99,5 +99,5 @@ def test_without_a_device(build):
 def test_help(client):
     """--help has an end of 0, everything else that it does not know one of 2."""
     for word, status in (("--help", 0), ("--what", 2)):
-        done = subprocess.run([client, word], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([client, word], capture_output=True, text=True, timeout=120, check=False)
         assert (done.returncode, done.stdout.partition(" ")[0]) == (status, "Usage:")

@@ -45,7 +45,7 @@ def nothing_new(device):
     before = alive()
     yield
     # A job that has ended is put away by a worker of the kernel.
-    becomes(before, alive)
+    becomes(before, alive, 60.0)
 
 
 @pytest.fixture

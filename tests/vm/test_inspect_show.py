@@ -20,7 +20,7 @@ KEPT = []
 
 def asleep(pid):
     """Wait until a process waits for a descriptor."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not waiters(scan([pid])):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -194,7 +194,7 @@ def test_sent_to_another_process(new, fence, timeline):
     syncobj = new()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        ours.settimeout(60)
+        ours.settimeout(120)
         command = [sys.executable, "-c", PEER, str(theirs.fileno())]
         with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process, OwnedFd(syncobj.to_fd()) as owned:
             theirs.close()  # so that a process that fails is noticed at once
