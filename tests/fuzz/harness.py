@@ -17,6 +17,7 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 PLAIN = "--plain"
+LEAST = 200  # inputs, however little there is time for
 LARGE = 1 << 16  # bytes; what takes time that grows with the square of that takes minutes
 
 
@@ -49,7 +50,7 @@ def plain(one: Callable[[bytes], None], seconds: float, seed: int) -> None:
     for data in corpus:
         one(data)
     until, count = time.monotonic() + seconds, len(corpus)
-    while time.monotonic() < until:
+    while time.monotonic() < until or count < LEAST:
         data = bytearray(chance.choice(corpus))
         for _ in range(chance.choice((1, 2, 4, 16))):
             at, length = chance.randrange(len(data) + 1), chance.choice((1, 1, 2, 4, 8, 64))

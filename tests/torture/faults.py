@@ -28,7 +28,7 @@ from tests.torture.faults_known import ANSWERS, SWALLOWED
 
 DEBUGFS = Path("/sys/kernel/debug")
 PRINTK = Path("/proc/sys/kernel/printk")
-SETTLES = 30.0  # seconds until the kernel's workers have let go
+SETTLES = 120.0  # seconds until the kernel's workers have let go
 MOST = 5000  # faults in one operation; more is a sweep that does not end
 # What fails, and what the kernel says for it to whoever asked.
 KINDS = {"failslab": errno.ENOMEM, "fail_page_alloc": errno.ENOMEM, "fail_usercopy": errno.EFAULT}

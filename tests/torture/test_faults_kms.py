@@ -1,6 +1,5 @@
 """Faults in atomic modesetting with in- and out-fences, on vkms."""
 
-import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -82,11 +81,6 @@ def test_modeset(sweep, screen):
     )
 
 
-def settle(*_):
-    """The flip was made all the same, and takes its time."""
-    time.sleep(0.1)
-
-
 @covers("kms.commit")
 @pytest.mark.parametrize("nonblock", [True, False], ids=["", "blocking"])
 def test_commit(sweep, screen, nonblock):
@@ -94,6 +88,10 @@ def test_commit(sweep, screen, nonblock):
         with out:
             out.wait(10)
             assert out.signaled
+
+    def settle(*_):
+        """The flip was made all the same, and takes its time: a commit that blocks waits for it."""
+        screen.commit(screen.fbs[0], nonblock=False).close()
 
     with Timeline() as timeline, timeline.create_fence(0) as in_fence:
         sweep(lambda: screen.commit(screen.fbs[1], in_fence=in_fence, nonblock=nonblock), right, lost=settle)

@@ -156,7 +156,7 @@ def test_enfile(name, makers, tally):
 
     before = FILE_MAX.read_text()
     try:
-        FILE_MAX.write_text("10")
+        FILE_MAX.write_text("0")  # the kernel's first look at how many there are is an estimate, which may be low
         with forked(work):
             pass
     finally:
