@@ -10,7 +10,7 @@ from pathlib import Path
 
 from processes import assert_nothing_left, environment
 
-LIMIT = 300.0
+LIMIT = 1200.0
 
 
 def start(project: Path, cache: Path, *options: str) -> subprocess.Popen[str]:

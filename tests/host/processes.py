@@ -31,7 +31,7 @@ def processes_of(folder: Path) -> list[str]:
 
 def assert_nothing_left(folder: Path) -> None:
     """No such process, within a moment, which is longer where several guests are emulated."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while processes_of(folder) and time.monotonic() < end:
         time.sleep(0.05)
     assert processes_of(folder) == []

@@ -16,7 +16,7 @@ from linuxsync.vm import kernel as kernels
 from linuxsync import sw_sync
 
 ADOPTER = ROOT / "tests" / "adopter"
-LIMIT = 300
+LIMIT = 1200
 TESTS = 10
 # What Linux 6.1 has not, by the names of the tests that need it.
 OLDEST_LACKS = {"set_deadline", "syncobj"}

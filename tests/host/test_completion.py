@@ -37,7 +37,7 @@ TYPED = [
     ("linuxsync vm --kernel ./a_te", "linuxsync vm --kernel ./a_test"),
     ("linuxsync vm matrix --kernel a_te", "linuxsync vm matrix --kernel a_test"),
 ]
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 
 class Terminal:

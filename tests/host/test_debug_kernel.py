@@ -13,7 +13,7 @@ from linuxsync.vm import console
 from linuxsync.vm import kernel as kernels
 from processes import environment
 
-LIMIT = 300.0
+LIMIT = 1200.0
 
 MODULE = r"""
 #include <linux/delay.h>

@@ -73,7 +73,7 @@ def counted(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, tuple[int
 def test_nothing_is_left_behind(python: str, lib: Path) -> None:
     """No reference and no block of memory, by any operation that is done or refused."""
     command = [python, "tests/vm/references.py", str(TIMES)]
-    grown, modules = counted(guest(command, 400, PYTHONPATH=str(lib)))
+    grown, modules = counted(guest(command, 1200, PYTHONPATH=str(lib)))
     assert {name: left for name, left in grown.items() if left[0] >= NOISE or left[1] >= TIMES / 2} == {}
     suffix = run([python, "-c", "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"], 60).stdout.strip()
     assert sorted(modules) == MODULES
@@ -85,7 +85,7 @@ def test_it_bites(lost: str, python: str, lib: Path, tmp_path: Path) -> None:
     """What loses one at each call is found."""
     extension(tmp_path, "losing", LOSING, python)
     command = [python, "tests/vm/references.py", str(TIMES), f"losing:{lost}"]
-    grown, _ = counted(run(command, 120, PYTHONPATH=f"{lib}:{tmp_path}"))
+    grown, _ = counted(run(command, 600, PYTHONPATH=f"{lib}:{tmp_path}"))
     references, blocks = grown[lost]
     assert (references > TIMES / 2, blocks > TIMES / 2) == (lost == "reference", lost == "memory"), grown
 
@@ -93,5 +93,5 @@ def test_it_bites(lost: str, python: str, lib: Path, tmp_path: Path) -> None:
 def test_the_tests_pass(python: str, lib: Path) -> None:
     """With all that such a Python asserts."""
     tests = [f"tests/vm/test_{name}.py" for name in TESTS]
-    done = guest([*pytest_with(lib, python), *tests], 500, PYTHONPATH=str(lib))
+    done = guest([*pytest_with(lib, python), *tests], 1200, PYTHONPATH=str(lib))
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]

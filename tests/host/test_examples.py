@@ -42,8 +42,8 @@ def test_the_client_in_the_guest(kernel: kernels.Kernel, tmp_path: Path) -> None
     text = (EXAMPLES / "client.c").read_text()
     command = re.findall(r"^ \*\t(cc .*)$", text, re.MULTILINE)[0].split()
     subprocess.run([*command[:2], "-o", str(tmp_path / "client"), *command[4:]], cwd=ROOT, check=True, timeout=60)
-    words = [sys.executable, "-m", "linuxsync.cli", "vm", "--quiet", "--timeout", "120", "test", "--junit", "out.xml"]
-    done = subprocess.run([*words, "./client"], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    words = [sys.executable, "-m", "linuxsync.cli", "vm", "--quiet", "--timeout", "600", "test", "--junit", "out.xml"]
+    done = subprocess.run([*words, "./client"], cwd=tmp_path, capture_output=True, text=True, timeout=660, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(re.findall(r"^ +ok \d+", done.stdout, re.MULTILINE)) == 24
     assert re.search(r"^ok 1 \./client #", done.stdout, re.MULTILINE)

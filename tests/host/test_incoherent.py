@@ -20,7 +20,7 @@ def vm(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """vm/run, in the checkout."""
     command = [sys.executable, "-m", "linuxsync.vm", "--quiet", *arguments]
     env = environment(cache)
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False, env=env, cwd=ROOT)
 
 
 @pytest.mark.parametrize("options", [[], ["--incoherent"]], ids=["coherent", "incoherent"])

@@ -123,7 +123,7 @@ def serving(code: str) -> Iterator[tuple[int, list[str]]]:
 
 def scraped(port: int) -> str:
     """What Prometheus would read."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as response:
         return str(response.read().decode())
 
 
@@ -133,7 +133,7 @@ def test_idle_connections_are_in_nobodys_way(sent: bytes) -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
     with serving(FEW + SERVE) as (port, said), ExitStack() as idle:
         for _ in range(300):
-            one = idle.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            one = idle.enter_context(socket.create_connection(("127.0.0.1", port), 120))
             try:
                 one.sendall(sent)
             except ConnectionError:
@@ -146,11 +146,12 @@ def test_idle_connections_are_in_nobodys_way(sent: bytes) -> None:
 
 def test_who_does_not_ask_is_dropped() -> None:
     """After five seconds, with nobody else there."""
-    with serving(SERVE) as (port, said), socket.create_connection(("127.0.0.1", port), 30) as one:
-        one.sendall(b"GET /metrics HTTP/1.1\r\n")
+    with serving(SERVE) as (port, said):
         began = time.monotonic()
-        assert one.recv(1000) == b""
-        assert 4 < time.monotonic() - began < 20
+        with socket.create_connection(("127.0.0.1", port), 120) as one:
+            one.sendall(b"GET /metrics HTTP/1.1\r\n")
+            assert one.recv(1000) == b""
+        assert 4 < time.monotonic() - began < 60
     assert said == []
 
 

@@ -17,7 +17,7 @@ from linuxsync.vm.matrix import Column, Feature, Matrix
 from processes import OLDEST_LACKS, environment, kept_logs
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 120.0
+LIMIT = 600.0
 BOTH = [KERNEL, OLDEST]
 
 

@@ -13,7 +13,7 @@ from linuxsync.vm.kernel import Kernel
 from processes import OLDEST_LACKS, environment, kept_logs
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 2400.0
+LIMIT = 5400.0
 
 
 def collect(lacking: Iterable[str]) -> tuple[int, int]:

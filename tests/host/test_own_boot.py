@@ -22,7 +22,7 @@ def test_own_boot(cache: Path) -> None:
         [*command, "test", "-q", "tests/vm/own_boot"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
         env=environment(cache),
     )

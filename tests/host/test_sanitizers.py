@@ -116,7 +116,7 @@ def test_on_the_host(sanitized: Path, libasan: str) -> None:
 def test_whatever_bytes(name: str, sanitized: Path, libasan: str) -> None:
     """The parsers in C, with bytes that nobody would send them."""
     command = [sys.executable, f"tests/fuzz/fuzz_{name}.py", "--plain", "3", "1"]
-    done = run(command, 120, LD_PRELOAD=libasan, PYTHONPATH=str(sanitized), **OPTIONS)
+    done = run(command, 600, LD_PRELOAD=libasan, PYTHONPATH=str(sanitized), **OPTIONS)
     assert_clean(done)
     assert int(done.stdout.split()[0]) > 100
 
@@ -126,4 +126,4 @@ def test_in_the_guest(sanitized: Path, libasan: str) -> None:
     tests = [f"tests/vm/test_{name}" for name in IN_THE_GUEST]
     # Not for the programs that start the guest.
     command = ["env", f"LD_PRELOAD={libasan}", *pytest_with(sanitized), "-p", "all_of_them", *tests]
-    assert_clean(guest(command, 900, "--memory", "2G", PYTHONPATH=str(sanitized), **OPTIONS))
+    assert_clean(guest(command, 2400, "--memory", "2G", PYTHONPATH=str(sanitized), **OPTIONS))

@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from linuxsync._native.table import json_rows
 
@@ -23,6 +23,7 @@ def written(columns, rows):
     return text
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(VALUES, VALUES), max_size=5))
 def test_any_values(pairs):
     """Of an attribute and of a function, to the character but for the line breaks between rows."""

@@ -27,6 +27,7 @@ def naive(a, b):
     return sum(1.0 if y > x else 0.5 if y == x else 0.0 for x in a for y in b)
 
 
+@settings(deadline=None)
 @given(MANY, MANY)
 def test_u(a, b):
     """As defined; and from the other side it is the rest, and as likely."""

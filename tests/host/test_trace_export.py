@@ -63,7 +63,7 @@ def test_a_pipe_by_its_name(recorded: Trace) -> None:
         finally:
             os.close(writing)
         assert (done.exit_code, done.output) == (0, "")
-        assert got.result(30).startswith(b"<svg ")
+        assert got.result(120).startswith(b"<svg ")
 
 
 def test_a_link_stays_one(recorded: Trace, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ SHOWN = (
     "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>&amp;"
     r"\u2028\u2029\xff\x1b[31m\u202e{{data}}"
 )
+PATIENCE = 120_000  # ms, for what comes when a busy machine has time for it
 Opened = Callable[..., Page]
 
 
@@ -32,7 +33,7 @@ Opened = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     """Debian's chromium, which vm/run test has installed."""
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=PATIENCE)
         yield found
         found.close()
 
@@ -48,6 +49,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
         path.write_text(html(trace, options.pop("part", "")), encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
@@ -84,8 +86,8 @@ def names(page: Page, slices: list[int]) -> set[str]:
 
 
 def until(page: Page, true: Callable[[], bool]) -> None:
-    """Wait for what an event does, which comes when the browser has time for it; 10 s at most."""
-    for _ in range(100):
+    """Wait for what an event does, which comes when the browser has time for it."""
+    for _ in range(PATIENCE // 100):
         if true():
             return
         page.wait_for_timeout(100)
@@ -412,6 +414,7 @@ def searchable(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> It
     path = tmp_path_factory.mktemp("search") / "page.html"
     path.write_text(html(TRACE))
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(path.as_uri())
     yield page
     page.close()
@@ -507,7 +510,7 @@ def test_enter_goes_from_match_to_match(opened: Opened) -> None:
     assert page.locator("#search").input_value() == ""
     assert hook(page, "lit()") is None
     page.locator("#search").fill("slow:>soon")
-    settled(page)
+    until(page, lambda: hook(page, "searched")["words"] == "slow:>soon")
     assert page.locator("#matches").text_content() == "slow:>4ms?"
 
 
@@ -780,6 +783,7 @@ def test_no_network_is_allowed(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(html(made(2)))
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     asked: list[str] = []
     refused: list[tuple[str, str | None]] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -836,7 +840,7 @@ def test_empty_and_tiny_recordings(opened: Opened) -> None:
     page.mouse.move(600, 300)
     page.mouse.click(600, 300)
     page.locator("#search").fill("never")
-    settled(page)
+    until(page, lambda: hook(page, "searched")["words"] == "never")
     assert page.locator("#matches").text_content() == "0 matches"
     timeline = Timeline("d", "t", 1)
     timeline.fences = [Fence(timeline, 1, 1, init_ns=START, signal_ns=START)]

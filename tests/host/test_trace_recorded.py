@@ -24,7 +24,7 @@ with Timeline("render <1>") as render, Timeline("overlay") as overlay:
         with render.create_fence(value) as one, overlay.create_fence(value) as two, one | two as both:
             waiter = threading.Thread(target=both.wait)
             waiter.start()
-            time.sleep(0.002)
+            time.sleep(0.02)  # until that waits
             render.inc()
             time.sleep(0.05 if value == 20 else 0.002)
             overlay.inc()
@@ -39,7 +39,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = ["linuxsync", "trace", "record", "--syscalls", "-o", "-", "--", "python", "-c", SCENE]
     command = [sys.executable, "-m", "linuxsync.vm", "--quiet", "--", *record]
     with made.open("wb") as stream:
-        subprocess.run(command, stdout=stream, timeout=300, check=True, cwd=ROOT)
+        subprocess.run(command, stdout=stream, timeout=1200, check=True, cwd=ROOT)
     return made
 
 
@@ -91,9 +91,10 @@ def test_all_of_it_is_in_each_export(file: Path, tmp_path: Path) -> None:
     complaints: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"], timeout=120_000
         )
         shown = browser.new_page()
+        shown.set_default_timeout(120_000)
         shown.on("console", lambda message: complaints.append(message.text))
         shown.on("pageerror", lambda error: complaints.append(str(error)))
         shown.goto(page.as_uri())

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_trace import made
 from trace_words import MS, line, recording, wait
@@ -25,6 +25,7 @@ from linuxsync.trace.statistics import nearest_rank, union_ns
 NUMBERS = st.lists(st.integers(-(10**3), 10**12), min_size=1, max_size=300)
 
 
+@settings(deadline=None)
 @given(NUMBERS, st.integers(1, 100))
 def test_percentiles_are_nearest_ranks(numbers, percent):
     """As numpy's inverted_cdf has them, and as their definition says."""
@@ -35,6 +36,7 @@ def test_percentiles_are_nearest_ranks(numbers, percent):
         assert found == numpy.percentile(numpy.array(numbers), percent, method="inverted_cdf")
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_latency_of_any_numbers(numbers):
     """The median of an odd number is everybody's; the histogram has each number once, without a gap."""
@@ -63,6 +65,7 @@ def test_a_histogram():
     assert Latency.of([2**70]).histogram[0][2] == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=20))
 def test_union(pairs):
     """What spans cover together, counted one by one."""

@@ -14,7 +14,7 @@ from linuxsync.vm.tests import phases, worst
 
 CHECKOUT = bootstrap.CHECKOUT
 RUN = CHECKOUT / "vm" / "run"
-LIMIT = 60.0
+LIMIT = 600.0
 EX_UNAVAILABLE = 69
 NOBODY = [shutil.which("setpriv") or "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from linuxsync.vm import fencedev
 from linuxsync.vm import kernel as kernels
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 120.0
+LIMIT = 600.0
 
 
 @pytest.fixture
@@ -34,9 +33,9 @@ def test_built_once_and_again_when_a_source_changes(
     (tmp_path / "kernel").mkdir()
     first = fencedev.module(alone)
     assert first is not None and first.parent == tmp_path / "kernel" / "fencedev"
-    start = time.monotonic()
+    built = first.stat()
     assert fencedev.module(alone) == first
-    assert time.monotonic() - start < 1
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (built.st_ino, built.st_mtime_ns)
     changed = tmp_path / "changed"
     shutil.copytree(ROOT / "native" / "fencedev", changed)
     with (changed / "main.c").open("a") as file:

@@ -19,7 +19,7 @@ from linuxsync.vm.bootstrap import KERNEL, OLDEST
 from linuxsync.vm.make import OBJECT, Make
 from processes import assert_nothing_left, processes_of
 
-LIMIT = 120.0
+LIMIT = 600.0
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,7 @@ def test_cached_kernel_is_complete_and_found_at_once(version: str) -> None:
     assert kernel.version.startswith(f"{version}.")
     start = time.monotonic()
     assert kernels.ensure(version) == kernel
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 30  # to build it takes minutes
     assert kernels.image_version(kernel.image) == kernel.version
     assert kernel.modules and kernel.extmod
     assert {path.stem for path in kernel.modules.rglob("*.ko")} >= {"vgem", "vkms"}
@@ -166,7 +166,10 @@ def test_interrupted_build_leaves_nothing_half_done(
                 # The worst moment: make and its compilers are running.
                 assert b"building Linux 6.12 (once" in process.stderr.readline()
             time.sleep(2)
-            assert processes_of(tmp_path)
+            end = time.monotonic() + LIMIT
+            while not processes_of(tmp_path):
+                assert time.monotonic() < end
+                time.sleep(0.01)
             process.send_signal(number)
             status = process.wait(LIMIT)
         finally:
