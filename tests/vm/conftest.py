@@ -88,7 +88,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(no_descriptor_leaks: None) -> Iterator[None]:
-    """No dma-buf, open DRM file, or framebuffer, by what debugfs and /sys say; nor a limit that a command has raised."""
+    """No dma-buf, open DRM file, or framebuffer, by debugfs and /sys; nor a limit that a command has raised."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with nothing_left_behind():
         yield
