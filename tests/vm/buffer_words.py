@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import mmap
 import os
 import re
@@ -132,10 +133,14 @@ def bufinfo() -> dict[int, Listed]:
 
 def sysfs_buffers() -> dict[int, tuple[str, int]]:
     """Exporter and size by inode number, as /sys/kernel/dmabuf/buffers has them (until Linux 6.18)."""
-    return {
-        int(entry.name): ((entry / "exporter_name").read_text().strip(), int((entry / "size").read_text()))
-        for entry in Path("/sys/kernel/dmabuf/buffers").iterdir()
-    }
+    found: dict[int, tuple[str, int]] = {}
+    for entry in Path("/sys/kernel/dmabuf/buffers").iterdir():
+        try:
+            found[int(entry.name)] = (entry / "exporter_name").read_text().strip(), int((entry / "size").read_text())
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # it has gone since it was listed
+                raise
+    return found
 
 
 TRACING = Path("/sys/kernel/tracing")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # How late a wait may end on a machine that does other things too. It may never end early.
-SLACK = 5.0
+SLACK = 15.0
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def lasts(least: float, most: float | None = None) -> Iterator[None]:
     assert least <= took < (least if most is None else most) + SLACK
 
 
-def becomes(wanted: object, look: Callable[[], object], within: float = 30.0) -> None:
+def becomes(wanted: object, look: Callable[[], object], within: float = 120.0) -> None:
     """Wait until `look` sees what is wanted."""
     deadline = time.monotonic() + within
     while (seen := look()) != wanted:
