@@ -5,13 +5,27 @@ import select
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from children import forked
+from clock_words import becomes
 
 from linuxsync import Timeline, trace, wait_any
 
-WAIT = 10.0
+WAIT = 120.0
+# poll, select, epoll_wait, pselect6, ppoll, epoll_pwait and epoll_pwait2 of x86-64.
+CALLS = {"7", "23", "232", "270", "271", "281", "441"}
+
+
+def until_it_waits(task):
+    """Return once a thread, of which this is the folder in /proc, sleeps in one of CALLS."""
+    becomes(True, lambda: (task / "syscall").read_text().split()[0] in CALLS)
+
+
+def parent_waits():
+    """The same, of who has forked us."""
+    until_it_waits(Path(f"/proc/{os.getppid()}"))
 
 
 def by_poll(fd):
@@ -36,6 +50,7 @@ def recorded_wait(timeline, keep):
 
     def record(way, **options):
         def later():
+            parent_waits()
             time.sleep(0.03)
             timeline.inc()
 
@@ -102,7 +117,7 @@ def test_a_signal(timeline, keep):
         with trace.recording(syscalls=True) as recorded:
             signal.setitimer(signal.ITIMER_REAL, 0.02)
             with pytest.raises(TimeoutError):
-                fence.wait(0.05)
+                fence.wait(1)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert seen
@@ -116,7 +131,7 @@ def test_of_several_the_one_that_signaled(keep):
         fences = [keep(line.create_fence(1)) for line in lines]
 
         def later():
-            time.sleep(0.03)
+            parent_waits()
             lines[3].inc()
 
         with forked(later):
@@ -133,7 +148,8 @@ def test_several_who_wait_for_one(timeline, keep):
         threads = [threading.Thread(target=fence.wait, args=(WAIT,)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.1)
+        for thread in threads:
+            until_it_waits(Path(f"/proc/self/task/{thread.native_id}"))
         timeline.inc()
         for thread in threads:
             thread.join()
@@ -150,7 +166,7 @@ def test_what_else_is_waited_for_is_no_wait(timeline, keep):
         fence = keep(timeline.create_fence(1))
 
         def later():
-            time.sleep(0.03)
+            parent_waits()
             timeline.inc()
             os.write(theirs, b"x")
 
@@ -174,11 +190,16 @@ def test_who_sleeps_beside_interrupts(screen):
             poll.poll(2)
 
     with forked(sleep) as sleeper, trace.recording(syscalls=True) as recorded:
-        for number in range(30):
-            screen.flip(screen.fbs[number % 3]).wait(WAIT)
+        flips = waited = 0
+        # On a slow machine some flips are over before anybody can wait for them.
+        while flips < 30 or (waited < 25 and flips < 600):
+            with screen.commit(screen.fbs[flips % 3]) as out:
+                waited += out.status == 0
+                out.wait(WAIT)
+            flips += 1
     os.close(ours)
     os.close(theirs)
-    assert len([fence for fence in recorded.fences if fence.timeline.driver == "vkms"]) == 30
+    assert len([fence for fence in recorded.fences if fence.timeline.driver == "vkms"]) == flips
     assert len([wait for wait in recorded.waits if wait.woken_by is not None]) > 20
     assert [wait for wait in recorded.waits if wait.thread.tid == sleeper] == []
 
@@ -189,7 +210,7 @@ def test_a_merged_fence(keep):
         both = keep(keep(a.create_fence(1)) | keep(b.create_fence(1)))
 
         def later():
-            time.sleep(0.02)
+            parent_waits()
             a.inc()
             time.sleep(0.02)
             b.inc()
@@ -210,7 +231,7 @@ def test_only_of_some_processes(timeline, keep):
 
         def work():
             os.read(hear, 1)
-            time.sleep(0.03)
+            parent_waits()
             with theirs.create_fence(1):
                 theirs.inc()
             timeline.inc()
