@@ -64,13 +64,13 @@ def top(*arguments):
 
 
 def test_json_of_a_growing_process():
-    """Three looks: what it has, and how much more since the last one."""
-    with scene(CLIENT, name="client") as client, top("-J", "-n", "3", "--interval", "1") as process:
+    """Three looks: what it has, and how much more since the last one. It grows between two looks, for which is time."""
+    with scene(CLIENT, name="client") as client, top("-J", "-n", "3", "--interval", "5") as process:
         looks = []
         for _ in range(3):
             looks.append(json.loads(process.stdout.readline()))
             grow(client)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
         assert (process.stdout.read(), process.stderr.read()) == ("", "")
     grown = []
     for count, look in enumerate(looks):
@@ -261,15 +261,19 @@ class Screen:
 
     def wait(self, condition):
         """Take in what it writes until something holds, whose value is returned."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (value := condition()):
             assert time.monotonic() < deadline, "\n".join(self.screen.display)
             self.read(0.2)
         return value
 
     def until(self, pattern):
-        """Wait until what is to be seen matches; return the match."""
-        return self.wait(lambda: re.search(pattern, "\n".join(self.screen.display), re.MULTILINE))
+        """Wait until what is to be seen matches, and has been drawn to its end; return the match."""
+        return self.wait(lambda: self.is_whole() and re.search(pattern, "\n".join(self.screen.display), re.MULTILINE))
+
+    def is_whole(self):
+        """Whether of the screen that it has begun to draw last all is here: it comes in pieces."""
+        return self.text.rfind(b"\x1b[J") > self.text.rfind(b"\x1b[H")
 
     def count(self, text):
         """How often it has written this."""
@@ -287,7 +291,9 @@ class Screen:
     def end(self):
         """Take in what it writes until it ends, and return its status."""
         self.wait(lambda: self.process.poll() is not None)
-        self.read(0)
+        os.write(self.terminal, b"\0")  # which comes after all that it has written
+        self.wait(lambda: self.text.endswith(b"\0"))
+        self.text = self.text[:-1]
         return self.process.returncode
 
     def is_given_back(self):
