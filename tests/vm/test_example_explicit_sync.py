@@ -67,8 +67,8 @@ def test_every_frame_arrives(played):
 
 
 def test_without_acquire_fences(played):
-    """A consumer that reads at once reads what was there before."""
-    status, sides, err = played("--careless", "--render", "700", "--frames", "3")
+    """A consumer that reads at once reads what was there before: a picture takes a minute."""
+    status, sides, err = played("--careless", "--render", "60000", "--frames", "3")
     assert (status, err) == (1, "")
     assert outcomes(sides["consumer"])[:2] == ["wrong picture"] * 2
     assert outcomes(sides["producer"]) == ["released"] * 3

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from clock_words import becomes
 from drm_words import framebuffers, nothing_left_behind
 from example_words import called, helps, load, started
 from kernel_words import has_deadlines
@@ -47,26 +48,27 @@ def play(program, *arguments, beside=None, **options):
 
 def test_slow_pictures_are_late(program):
     """Those, and whichever else the machine has held up: by the fence's timestamp and the deadline."""
-    loop = play(program, 12, 0.004, slow_every=4, slow=0.1)
+    loop = play(program, 12, 0.004, slow_every=4, slow=0.5)
     assert [frame.number for frame in loop.frames] == list(range(1, 13))
     for frame in loop.frames:
         assert frame.late == (frame.ready_ns > frame.deadline_ns)
         assert frame.error is None
         assert frame.ready_ns - LATE < frame.shown_ns
     assert all(frame.late and frame.vblanks > 1 for frame in loop.frames if frame.number % 4 == 0)
-    # Six periods of 60 Hz, less those that it was allowed.
+    # Thirty periods of 60 Hz, less those that it was allowed, and what passed until the deadline was worked out.
     assert min(f.ready_ns - f.deadline_ns for f in loop.frames if f.number % 4 == 0) > 50_000_000
     shown = [frame.shown_ns for frame in loop.frames]
     assert shown == sorted(set(shown))
     passed = sum(frame.vblanks for frame in loop.frames[1:])
-    assert passed == round((shown[-1] - shown[0]) / loop.screen.period_ns)
+    # The period is that of the refresh rate in whole Hz, which the mode's own need not be.
+    assert (shown[-1] - shown[0]) / loop.screen.period_ns == pytest.approx(passed, rel=0.002, abs=0.5)
     text = program.report(loop)
     late = sum(frame.late for frame in loop.frames)
     assert f"12 frames at 60 Hz: {12 - late} on time, {late} late" in text
 
 
 def test_nothing_blocks(program):
-    """While a picture takes half a second, whatever else the loop has to do is done."""
+    """While a picture takes three seconds, whatever else the loop has to do is done."""
     turns = []
 
     async def beside(_):
@@ -74,9 +76,9 @@ def test_nothing_blocks(program):
             turns.append(time.monotonic_ns())
             await asyncio.sleep(0.01)
 
-    loop = play(program, 1, 0.5, beside=beside)
+    loop = play(program, 1, 3, beside=beside)
     (frame,) = loop.frames
-    during = [turn for turn in turns if frame.ready_ns - 400_000_000 < turn < frame.ready_ns]
+    during = [turn for turn in turns if frame.ready_ns - 2_900_000_000 < turn < frame.ready_ns]
     assert len(during) > 5
 
 
@@ -126,7 +128,7 @@ def test_the_program_and_ctrl_c():
         out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (130, "")
     assert " frames at 60 Hz: " in out
-    assert framebuffers("vkms") == []
+    becomes([], lambda: framebuffers("vkms"))  # a worker of the last flip may hold one for a moment
 
 
 def test_help_and_bad_options(program, monkeypatch, capfd):

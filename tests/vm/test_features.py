@@ -118,7 +118,7 @@ def test_udmabuf_vmap(screen, keep):
     buffer = keep(udmabuf.create(width * height * 4))
     fb = keep(kms.add_framebuffer(keep(screen.device.import_dma_buf(buffer)), width, height, pitch=width * 4))
     if "udmabuf_vmap" not in UNSUPPORTED:
-        assert screen.flip(fb).wait(5) is None
+        assert screen.flip(fb).wait(60) is None
         return
     with refused(errno.EINVAL):
         screen.commit(fb)

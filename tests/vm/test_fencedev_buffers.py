@@ -19,7 +19,7 @@ from linuxsync import Access, DmaBuf, DrmDevice, FenceDevice, SyncFile, udmabuf,
 from linuxsync.fencedev import Checksum, Copy, Fill, ScaleAdd, Use
 
 READ, WRITE, RW = Access.READ, Access.WRITE, Access.RW
-WAIT = 10.0
+WAIT = 120.0
 pytestmark = pytest.mark.usefixtures("fence_device_module")
 PAGES = 12 * PAGE
 
@@ -240,7 +240,7 @@ def test_random_operations(device, a, b, buf, other):
 
 def test_result_comes_with_the_fence(a, buf, queue):
     """Before it the memory is as it was; with an error, a reset or a failed in-fence it stays so."""
-    with queue.submit(Fill(a, 0x11111111), duration=0.05) as job:
+    with queue.submit(Fill(a, 0x11111111), duration=3) as job:
         assert peek(buf, PAGES) == bytes(PAGES)
         job.fence.wait(WAIT)
         assert peek(buf, PAGES) == b"\x11" * PAGES
@@ -326,7 +326,7 @@ def test_implicit_fences_are_waited_for(a, buf, queue, fence, timeline, theirs, 
     """Readers wait for writers, writers for all."""
     buf.import_sync_file(fence, theirs)
     with queue.submit(Use(**{ours: a}), implicit=True) as job, queue.submit(Use(**{ours: a})) as behind:
-        assert job.fence.poll(0.05) is not waits
+        assert job.fence.poll(0.05 if waits else WAIT) is not waits
         timeline.inc()
         behind.fence.wait(WAIT)
         assert job.fence.status == 1
@@ -386,9 +386,10 @@ def test_buffers_are_locked_in_any_order(a, b, buf, other):
 
 def test_cpu_access_waits_for_the_device(a, buf, queue):
     """START waits for the implicit fence, and reads what the job wrote."""
-    queue.submit(Fill(a, 0x55555555), implicit=True, duration=0.1).close()
-    with lasts(0.05), buf.cpu_access(READ) as view:
-        assert view[:4] == b"\x55" * 4
+    with lasts(0.1):
+        queue.submit(Fill(a, 0x55555555), implicit=True, duration=0.1).close()
+        with buf.cpu_access(READ) as view:
+            assert view[:4] == b"\x55" * 4
 
 
 def test_device_closed_with_all_in_use(buf, other):
@@ -449,12 +450,14 @@ def test_reset_in_the_middle_of_an_operation(device, queue, heap, keep):
     """Whom reset() names ends with ECANCELED, and nobody else; what it had done by then stays done."""
     big = keep(device.attach(keep(heap.alloc(32 << 20))))
     ends = set()
-    for tenth in range(10):
-        with queue.submit(Fill(big, tenth), ignore_errors=True) as job:
-            time.sleep(0.002 * tenth)
+    for number in range(1, 256):
+        if number > 10 and (True, True) in ends:
+            break  # on a slow machine, where the worker begins late or this thread goes on late, it takes more
+        with queue.submit(Fill(big, number), ignore_errors=True) as job:
+            time.sleep(0.002 * (number % 10))
             named = queue.reset()
             job.fence.wait(WAIT)
             assert named in (0, job.seqno)
             assert job.fence.error == (errno.ECANCELED if named else None)
-            ends.add((bool(named), set(big.peek(0, 4)) == {0, tenth} if tenth else False))
+            ends.add((bool(named), set(big.peek(0, 4)) == {0, number}))
     assert (True, True) in ends  # it had begun, and was reset

@@ -53,7 +53,7 @@ def test_the_out_fence(screen):
         (info,) = fence.fences
         assert info.driver_name == "vkms"
         assert info.obj_name.startswith(f"CRTC:{screen.crtc}-crtc-")
-        fence.wait(5)
+        fence.wait(60)
         assert fence.status == 1
         stamps.append(fence.timestamp_ns)
         assert fb.id in shown("vkms").values()
@@ -68,11 +68,11 @@ def test_it_does_not_flip_before_the_in_fence(screen, timeline):
     begun = time.monotonic_ns()
     out = screen.flip(screen.fbs[1], in_fence=fence)
     returned = time.monotonic_ns()
-    assert returned - begun < 500_000_000
+    assert returned - begun < 10_000_000_000
     assert not out.poll(0.5)
     assert (out.status, fence.status) == (0, 0)
     timeline.inc()
-    out.wait(5)
+    out.wait(60)
     assert fence.timestamp_ns - returned >= 500_000_000
     assert fence.timestamp_ns - LATE < out.timestamp_ns < time.monotonic_ns() + LATE
     assert fence.status == 1
@@ -81,12 +81,12 @@ def test_it_does_not_flip_before_the_in_fence(screen, timeline):
 def test_a_signaled_in_fence_is_nothing_to_wait_for(screen, timeline):
     """Nor is one that failed: the kernel counts that as signaled."""
     done = screen.keep(timeline.create_fence(0))
-    screen.flip(screen.fbs[1], in_fence=done).wait(5)
+    screen.flip(screen.fbs[1], in_fence=done).wait(60)
     with Timeline() as short:
         failed = screen.keep(short.create_fence(1))
     assert failed.error == errno.ENOENT
     out = screen.flip(screen.fbs[2], in_fence=failed)
-    out.wait(5)
+    out.wait(60)
     assert out.status == 1
 
 
@@ -98,7 +98,7 @@ def test_a_merged_in_fence(screen, timeline, keep):
     timeline.inc()
     assert not out.poll(0.2)
     other.inc()
-    out.wait(5)
+    out.wait(60)
     assert out.timestamp_ns > both.timestamp_ns - LATE
 
 
@@ -123,8 +123,8 @@ def test_one_flip_at_a_time(screen, timeline, open_files):
         )
     assert open_files() == before
     timeline.inc()
-    out.wait(5)
-    screen.flip(screen.fbs[2]).wait(5)
+    out.wait(60)
+    screen.flip(screen.fbs[2]).wait(60)
 
 
 def test_a_commit_that_blocks(screen, timeline):
@@ -134,7 +134,7 @@ def test_a_commit_that_blocks(screen, timeline):
     start = time.monotonic()
     timer.start()
     out = screen.flip(screen.fbs[1], in_fence=fence, nonblock=False)
-    assert 0.25 < time.monotonic() - start < 5
+    assert 0.25 < time.monotonic() - start < 60
     assert out.status == 1
     timer.join()
 
@@ -153,15 +153,15 @@ def test_signals_while_it_blocks(screen, timeline):
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         fence = screen.keep(timeline.create_fence(2))
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
             screen.commit(screen.fbs[2], in_fence=fence, nonblock=False)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert screen.fbs[1].id in shown("vkms").values()
-    screen.flip(screen.fbs[2]).wait(5)
+    screen.flip(screen.fbs[2]).wait(60)
 
 
 def test_only_asking(screen, timeline):
@@ -193,18 +193,18 @@ def test_implicit_fences(screen, timeline, keep):
         kms.add_framebuffer(imported, screen.mode.width, screen.mode.height)
     fb = keep(kms.add_framebuffer(imported, screen.mode.width, screen.mode.height, pitch=gem.pitch))
     read = vgem.attach_fence(gem)
-    screen.flip(fb).wait(5)
+    screen.flip(fb).wait(60)
     read.signal()
-    screen.flip(screen.fbs[0]).wait(5)
+    screen.flip(screen.fbs[0]).wait(60)
     write = vgem.attach_fence(gem, write=True)
     out = screen.flip(fb)
     assert not out.poll(0.2)
     write.signal()
-    out.wait(5)
-    screen.flip(screen.fbs[0]).wait(5)
+    out.wait(60)
+    screen.flip(screen.fbs[0]).wait(60)
     write = vgem.attach_fence(gem, write=True)
     done = keep(timeline.create_fence(0))
-    screen.flip(fb, in_fence=done).wait(5)
+    screen.flip(fb, in_fence=done).wait(60)
     with gem.export() as dmabuf, dmabuf.export_sync_file(Access.RW) as pending:
         assert [fence.driver_name for fence in pending.fences] == ["vgem"]  # scanout adds none
     write.signal()
@@ -216,7 +216,7 @@ def test_the_in_fence_hears_when_it_is_needed(screen, timeline):
     if has_deadlines(fence.fileno()):
         before = time.monotonic_ns()
         out = screen.flip(screen.fbs[1], in_fence=fence)
-        for _ in range(100):
+        for _ in range(3000):  # a worker sets it
             try:
                 deadline = timeline.deadline_ns(fence)
                 break
@@ -224,7 +224,7 @@ def test_the_in_fence_hears_when_it_is_needed(screen, timeline):
                 time.sleep(0.02)
         assert before - 100_000_000 < deadline < time.monotonic_ns() + 1_000_000_000
         timeline.inc()
-        out.wait(5)
+        out.wait(60)
 
 
 def test_properties_are_looked_up_once(screen, monkeypatch):
@@ -236,10 +236,10 @@ def test_properties_are_looked_up_once(screen, monkeypatch):
         asked.append(name)
         return real(fd, request, data, name, answer)
 
-    screen.flip(screen.fbs[1]).wait(5)
+    screen.flip(screen.fbs[1]).wait(60)
     monkeypatch.setattr(DrmDevice, "_ioctl", None)  # what asks for names
     monkeypatch.setattr(_uapi, "ask", watched)
-    screen.flip(screen.fbs[2]).wait(5)
+    screen.flip(screen.fbs[2]).wait(60)
     assert [name.split()[0] for name in asked] == ["DRM_IOCTL_MODE_ATOMIC"]
 
 
@@ -250,14 +250,14 @@ def test_a_child_commits(screen, timeline):
     def work():
         with screen.commit(screen.fbs[1], in_fence=fence) as out:
             timeline.inc()
-            out.wait(5)
+            out.wait(60)
         for fb in screen.fbs:
             fb.close()
 
     with forked(work):
         pass
     assert screen.fbs[1].id in shown("vkms").values()
-    screen.flip(screen.fbs[2]).wait(5)
+    screen.flip(screen.fbs[2]).wait(60)
 
 
 def test_threads_commit(screen):
@@ -268,7 +268,7 @@ def test_threads_commit(screen):
         while flips < 5 and time.monotonic() < end:
             try:
                 with screen.commit(fb) as out:
-                    out.wait(5)
+                    out.wait(60)
                     flips += 1
             except OSError as error:
                 assert error.errno == errno.EBUSY
@@ -288,7 +288,7 @@ def test_sixty_frames(screen, timeline, open_files):
         fence = timeline.create_fence(frame + 1)
         with fence, screen.commit(screen.fbs[frame % 3], in_fence=fence) as out:
             timeline.inc()
-            out.wait(5)
+            out.wait(60)
             assert last < out.timestamp_ns
             assert fence.timestamp_ns - LATE < out.timestamp_ns
             last = out.timestamp_ns

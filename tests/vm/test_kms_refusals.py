@@ -4,6 +4,7 @@ import ctypes
 import errno
 
 import pytest
+from clock_words import becomes
 from drm_words import ask, atomic, framebuffers, properties, refusal, shown
 from kernel_words import free_descriptors, refused
 from screen import Screen
@@ -88,7 +89,7 @@ def test_without_descriptors(screen):
     """EMFILE changes nothing."""
     with free_descriptors(0), refused(errno.EMFILE):
         screen.commit(screen.fbs[1])
-    screen.flip(screen.fbs[1]).wait(5)
+    screen.flip(screen.fbs[1]).wait(60)
 
 
 def test_wrong_arguments(screen, timeline):
@@ -117,7 +118,7 @@ def test_framebuffers_go(screen, keep):
     fb = kms.add_framebuffer(gem, screen.mode.width, screen.mode.height)
     gem.close()
     assert fb.id in framebuffers("vkms")
-    screen.flip(fb).wait(5)
+    screen.flip(fb).wait(60)
     number = fb.id
     fb.close()
     fb.close()
@@ -132,7 +133,7 @@ def test_framebuffers_go(screen, keep):
     screen.device.close()
     for fb in screen.fbs:
         fb.close()
-    assert framebuffers("vkms") == []
+    becomes([], lambda: framebuffers("vkms"))  # the worker of the flip may hold one for a moment
     with pytest.raises(ValueError, match="closed"):
         screen.commit(1)
 
@@ -208,4 +209,4 @@ def test_out_fence_words(screen, keep):
         (screen.crtc, crtc["ACTIVE"], 0),
     ]
     assert atomic(fd, ALLOW_MODESET, *changes) == 0
-    keep(SyncFile(out.value)).wait(5)
+    keep(SyncFile(out.value)).wait(60)

@@ -30,12 +30,12 @@ def test_closing_a_screen_lets_others_go_on(screen, timeline, keep):
     fence = keep(timeline.create_fence(1))
     out = keep(screen.commit(screen.fbs[1], in_fence=fence))
     later = threading.Timer(0.5, timeline.inc)
-    later.start()
     start = time.monotonic()
+    later.start()
     screen.device.close()
-    assert 0.4 < time.monotonic() - start < 10
+    assert 0.4 < time.monotonic() - start < 60
     later.join()
-    out.wait(5)
+    out.wait(60)
 
 
 def test_duplicates_come_and_go_while_buffers_do(vgem):
@@ -272,7 +272,7 @@ def test_kms_arguments(wrong, screen, vgem, fence, keep):
         else:
             kms.add_framebuffer(vgem, 64, 64)
     assert not isinstance(caught.value, OSError)
-    screen.flip(screen.fbs[1]).wait(5)
+    screen.flip(screen.fbs[1]).wait(60)
 
 
 def test_access_is_an_access(heap):

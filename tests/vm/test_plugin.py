@@ -25,7 +25,7 @@ def runs(tmp_path: Path) -> Run:
         (tmp_path / "test_it.py").write_text(text)
         command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:hypothesispytest", *options]
         env = {name: value for name, value in os.environ.items() if name != "LINUXSYNC_REQUIRE_VM"}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     return run
 

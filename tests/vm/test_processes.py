@@ -28,7 +28,7 @@ class Peer:
         with theirs:
             command = [sys.executable, Path(__file__).with_name("peer.py"), str(theirs.fileno())]
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
-        self.ours.settimeout(60)
+        self.ours.settimeout(120)
 
     def tell(self, *message, fds=()):
         """Send it without waiting for the answer."""
@@ -259,7 +259,8 @@ def test_execed_programs_do_not_hold_fences(timeline, keep):
     with subprocess.Popen(["sleep", "60"], close_fds=False) as program:
         path = Path(f"/proc/{program.pid}")
         deadline = time.monotonic() + 60
-        while (path / "comm").read_text() != "sleep\n" and time.monotonic() < deadline:
+        # Asleep, and not on its way there: until then it opens and closes libraries.
+        while "nanosleep" not in (path / "wchan").read_text() and time.monotonic() < deadline:
             time.sleep(0.01)
         links = [str(entry.readlink()) for entry in (path / "fd").iterdir()]
         timeline.close()

@@ -171,7 +171,8 @@ def test_a_coroutine_waits(point, new, put, timeline):
         await asyncio.sleep(0.03)
         put(syncobj, point or 0)
         order.append("submitted")
-        await asyncio.sleep(0.03)
+        while "available" not in order:
+            await asyncio.sleep(0.001)
         order.append("signaled")
         timeline.inc()
 

@@ -7,9 +7,10 @@ import signal
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
-from clock_words import after, alarms, handled, lasts
+from clock_words import after, alarms, becomes, handled, lasts
 from kernel_words import refused
 from syncobj_words import ALL, AVAILABLE, DEADLINE, FOR_SUBMIT, ask, handles, points, syncobj_device
 
@@ -221,7 +222,7 @@ def test_keyboard_interrupt(wait, busy):
     """Ctrl-C ends a wait."""
     with handled(signal.SIGINT, signal.default_int_handler):
         main = threading.main_thread().ident
-        with after(0.05, lambda: signal.pthread_kill(main, signal.SIGINT)), pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), after(0.05, lambda: signal.pthread_kill(main, signal.SIGINT)):
             wait(busy, 60)
 
 
@@ -239,8 +240,10 @@ def waiting(*arguments, **options):
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.05)
     try:
+        # Asleep in ioctl(2); before, it may wait for a lock of Python's.
+        place = Path(f"/proc/self/task/{thread.native_id}/syscall")
+        becomes("16", lambda: place.read_text().split()[0])
         yield lambda within: through.wait(within)
         assert through.wait(60)
     finally:

@@ -268,12 +268,12 @@ def test_a_cpu_access_waits_for_it(vgem, gem, dmabuf):
 
 def test_it_expires(vgem, gem, dmabuf, keep):
     """After 10 s the kernel signals it, without an error; signal() says so once, and not as a timeout."""
-    read, other = vgem.attach_fence(gem), vgem.attach_fence(gem)
     start = time.monotonic()
+    read, other = vgem.attach_fence(gem), vgem.attach_fence(gem)
     out = keep(dmabuf.export_sync_file(WRITE))
     assert not dmabuf.poll(WRITE)
-    assert dmabuf.poll(WRITE, timeout=60)
-    assert 9 < time.monotonic() - start < 20
+    assert dmabuf.poll(WRITE, timeout=120)
+    assert 9 < time.monotonic() - start < 60
     assert (out.status, out.error) == (1, None)
     with pytest.raises(FenceExpired) as caught:
         read.signal()
@@ -290,7 +290,7 @@ def test_a_child_signals(vgem, gem, dmabuf):
     """The open file is both's, and so are its fences."""
     fence = vgem.attach_fence(gem, True)
     with forked(fence.signal):
-        assert dmabuf.poll(READ, timeout=5)
+        assert dmabuf.poll(READ, timeout=60)
     with refused(errno.ENOENT):
         fence.signal()
 
