@@ -20,7 +20,7 @@ SAYS_WHAT_IT_PRINTS = re.compile(
 def output(*arguments: str, stderr: str = "") -> str:
     """What a Python of its own prints; it must end with 0 and say nothing else on stderr, no ResourceWarning either."""
     command = [sys.executable, "-W", "always", *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert (run.returncode, run.stderr) == (0, stderr)
     return run.stdout
 

@@ -35,7 +35,7 @@ LOGS_KEPT = 20
 BOOT_LIMIT = 300.0
 LIMIT = 1800.0  # for all of it, unless told otherwise
 # After the command has ended, the guest only has to power off.
-POWEROFF_LIMIT = 15.0
+POWEROFF_LIMIT = 60.0
 
 ENVIRONMENT = ("PATH", "VIRTUAL_ENV", "HOME", "LANG", "TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CI")
 ENVIRONMENT_PREFIXES = ("LC_", "LINUXSYNC_", "PYTHON")

@@ -248,7 +248,7 @@ def syncobjs(things: Things) -> None:
 def fence_device(things: Things) -> None:
     with things.device.create_queue("counted") as queue, things.device.attach(things.buf, Access.RW) as mapped:
         with queue.submit(Fill(mapped, 7), in_fences=[things.done]) as job:
-            job.fence.wait(2)
+            job.fence.wait(60)
             look_at(job.info(), repr(job), things.device.query(job.fence))
         assert mapped.peek(0, 4)
         mapped.poke(b"12", 1)
