@@ -223,7 +223,7 @@ def test_reading_has_a_limit(tmp_path):
     os.mkfifo(tmp_path / "bufinfo")
     start = time.monotonic()
     with pytest.raises(TimeoutError, match="not read within"):
-        debugfs.read_file(str(tmp_path / "bufinfo"), 3)  # which the reader has to end, too
+        debugfs.read_file(str(tmp_path / "bufinfo"), 3)  # seconds: to start who reads takes some of them
     assert time.monotonic() - start < 60
     assert Path("/proc/self/task", str(os.getpid()), "children").read_text() == ""
 

@@ -1,4 +1,4 @@
-"""The oldest Linux that linuxsync and the fence device are for: tests run there but those of what it lacks."""
+"""The oldest Linux that linuxsync and the fence device are for: what it answers is tested, what it lacks is known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from processes import OLDEST_LACKS, environment, kept_logs
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 5400.0
 # What each run of the tests asks of that kernel: its requests, what it writes into its files, its tracepoints, and our
-# module. What linuxsync makes of the answers is the same there; all of tests/vm is what `vm/run matrix` runs.
+# module. All of tests/vm, of which the commands and the documents take most of the time, is what `vm/run matrix` runs.
 SUBJECTS = (
     *("sync_file", "sw_sync", "raw_ioctls", "merge", "wait", "deadline", "find", "bad_input", "features", "dma_*"),
     *("cpu_access", "udmabuf", "drm*", "gem", "prime", "vgem", "kms*", "syncobj*", "ddi*", "fencedev*", "trace_*"),
     *("inspect_buffers", "inspect_fences", "inspect_timelines", "inspect_syncobjs", "inspect_waiters"),
+    *("inspect_doctor", "inspect_stuck", "kernel_selftests", "model_queues"),
 )
 
 
@@ -35,7 +36,7 @@ def collect(lacking: Iterable[str], paths: Iterable[str] = ("tests/vm",)) -> tup
 
 
 def test_what_that_kernel_answers(cache: Path, oldest: Kernel) -> None:
-    """The tests of it pass in one boot, but those of what it lacks, and it warns of nothing."""
+    """Tests of that pass in one boot, but for those of what it lacks, and it warns of nothing."""
     found = {name: sorted((ROOT / "tests/vm").glob(f"test_{name}.py")) for name in SUBJECTS}
     assert all(found.values())
     paths = list(dict.fromkeys(str(path.relative_to(ROOT)) for files in found.values() for path in files))

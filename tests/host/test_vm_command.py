@@ -31,7 +31,7 @@ PROGRAMS = {
     "warns": 'echo "<4>WARNING: CPU: 0 PID: 1 at file.c:1 f+0x1/0x2" > /dev/kmsg',
     "hangs": "sleep 100",
     "killed": "kill -SEGV $$",
-    "leaves": "setsid sh -c 'sleep 16; echo too late; sleep 1000' & sleep 2; echo started",
+    "leaves": "setsid sh -c 'sleep 9; echo too late; sleep 1000' & sleep 2; echo started",
     "panics": "echo c > /proc/sysrq-trigger",
 }
 
@@ -55,7 +55,7 @@ def vm(cache: Path, *arguments: str, cwd: Path | None = None, **options: object)
 
 def test_each_result(cache: Path, programs: Path) -> None:
     """One guest for all of them: what each of them printed, how it ended, and the same in JUnit's XML."""
-    each = 20  # seconds: long enough for a short program on a busy machine
+    each = 10  # seconds: long enough for a short program on a busy machine
     words = ["./passes", "./fails 3", "./fails 4", "./fails 77", "./tap", "./ktap", "./short", "./none", "./warns"]
     words += ["./hangs", "./killed", "./absent", "./passes # twice", "./overwrites", "./leaves", "./hangs 2"]
     done = vm(cache, "-q", "test", "--limit", f"{each}", "--junit", "out.xml", *words, cwd=programs)
@@ -83,7 +83,7 @@ def test_each_result(cache: Path, programs: Path) -> None:
     assert results[13] == "not ok 14 ./overwrites # exit status 1"
     took = re.fullmatch(TOOK.format(r"ok 15 \./leaves"), results[14])
     assert took is not None
-    assert 4 <= float(took[1]) < 16  # its own 2 s, and 2 s for output that is on its way
+    assert 4 <= float(took[1]) < 9  # its own 2 s, and 2 s for output that is on its way
     assert results[15] == f"not ok 16 ./hangs 2 # did not end within {each} s"
     assert "# something that it started and that still runs holds its output; no more of that is read" in lines
     assert "# too late" not in lines

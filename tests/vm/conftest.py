@@ -88,11 +88,13 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(no_descriptor_leaks: None) -> Iterator[None]:
-    """No dma-buf, open DRM file, or framebuffer, by debugfs and /sys; nor a limit that a command has raised."""
+    """No dma-buf, open DRM file, or framebuffer, by debugfs and /sys. A limit that a command has raised is put back."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with nothing_left_behind():
-        yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    try:
+        with nothing_left_behind():
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 @pytest.fixture

@@ -333,6 +333,21 @@ def test_deadline(submit):
         assert job.info().deadline_ns == known
 
 
+def test_a_queue_is_closed_while_it_is_woken(device):
+    """By an in-fence, or by its timer, on another CPU: its jobs have ended when close() returns."""
+    for number in range(200):
+        with Timeline() as line, line.create_fence(1) as fence:
+            queue = device.create_queue()
+            with queue.submit(in_fences=[fence] if number % 2 else [], duration=0.0002) as job:
+                waker = threading.Thread(target=line.inc)
+                waker.start()
+                try:
+                    queue.close()
+                    assert job.fence.status != 0
+                finally:
+                    waker.join()
+
+
 def test_query(device, submit, timeline):
     """Of a job's fence only, but of any open file of the device."""
     job = submit(hang=True)

