@@ -47,7 +47,9 @@ def in_guest(arguments: Sequence[str]) -> list[str]:
 def of_guest(settings: runner.Settings, checkout: Path) -> runner.Settings:
     """The guest in which that is done: no test may be skipped there, and a warning fails the test it came in."""
     env = {**settings.env, "LINUXSYNC_REQUIRE_VM": "1", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
-    return replace(settings, cwd=checkout, env=env, strict=False)
+    # Before a test reads what the kernel said of it, the log may not go round: detectors say a lot.
+    append = (*settings.append, "log_buf_len=4M")
+    return replace(settings, cwd=checkout, env=env, append=append, strict=False)
 
 
 def run_everywhere(
@@ -74,9 +76,7 @@ def run_torture(minutes: float | None, arguments: Sequence[str], settings: runne
     where = [] if named else ["tests/torture"]
     words = [*arguments, *where, *([] if minutes is None else [f"--minutes={minutes:g}"])]
     limit = max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
-    # Each injected fault is told of in the kernel's log, with a backtrace, and none of that may push out a report.
-    append = (*settings.append, "log_buf_len=4M")
-    return runner.run(in_guest(words), replace(of_guest(settings, checkout), timeout=limit, append=append), stdin=None)
+    return runner.run(in_guest(words), replace(of_guest(settings, checkout), timeout=limit), stdin=None)
 
 
 def worst(statuses: Sequence[int]) -> int:
