@@ -212,8 +212,8 @@ int fencedev_queue_destroy(struct fencedev_file *file, u32 id)
 	queue->dead = true;
 	spin_unlock_irq(&queue->lock);
 	/*
-	 * The work ends the jobs. While the timer or an in-fence is about to queue it on another CPU,
-	 * queue_work() leaves that to them, and flush_work() finds nothing to wait for yet.
+	 * The work ends the jobs. While the timer or an in-fence is about to queue it on another
+	 * CPU, queue_work() leaves that to them, and flush_work() finds nothing to wait for yet.
 	 */
 	do {
 		queue_work(fencedev_workqueue, &queue->work);
