@@ -13,7 +13,7 @@ import click
 
 from . import runner
 from .bootstrap import DEBUG, KERNEL, OLDEST, USAGE
-from .command import INCOHERENT, LONGEST, PASS_ON, Guests, Options, finite, kernel_, shell, with_options
+from .command import INCOHERENT, LONG_LIMIT, LONGEST, PASS_ON, Guests, Options, finite, kernel_, shell, with_options
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ANYWHERE = {**PASS_ON, "allow_interspersed_args": True}  # options of ours among those that are passed on
@@ -105,10 +105,11 @@ def bench(options: Options, arguments: tuple[str, ...]) -> int:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def test(options: Options, kernel: str | None, arguments: tuple[str, ...]) -> int:
-    """Run the tests, first on the host, then in the guest."""
+    """Run the tests, on the host and in the guest."""
     from .tests import run_tests
 
     options.kernel = kernel or options.kernel
+    options.timeout = options.timeout or LONG_LIMIT
     return run_tests(arguments, options.settings, CHECKOUT)
 
 
@@ -122,6 +123,7 @@ def matrix(options: Options, kernels: tuple[str, ...], as_json: bool, arguments:
     from .tests import run_everywhere
 
     chosen = kernels or ((options.kernel,) if options.kernel else (KERNEL, OLDEST))
+    options.timeout = options.timeout or LONG_LIMIT
     return run_everywhere(
         chosen, arguments, lambda kernel: replace(options, kernel=kernel).settings(), CHECKOUT, as_json
     )

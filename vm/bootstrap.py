@@ -50,9 +50,9 @@ Commands:
   demo              a short story told by real fences
   demo pipeline     120 frames from one process's buffers on another's screen; ARGS as in demo pipeline --help
   demo coherence    which bytes the CPU and a device see after which sync, in a guest with --incoherent and one without
-  test [ARGS]       pytest: tests/host here, then tests/vm in the guest. Paths choose the phases, other ARGS go to both;
-                    --kernel may stand here too. All of tests/host takes Linux 6.1 and the debug kernel as well, which
-                    are built before the first test
+  test [ARGS]       pytest: tests/host here, and at the same time tests/vm in the guest, whose output comes after. Paths
+                    choose the phases, other ARGS go to both; --kernel may stand here too. All of tests/host takes Linux
+                    6.1 and the debug kernel as well, which are built before the first test
   matrix [ARGS]     tests/vm on Linux 6.12 and 6.1, or on each --kernel that stands behind the word; ARGS are pytest's.
                     Then a table of what each offers, as found by asking it, and how the tests went; --json is the same
                     as data. What a kernel lacks is "unsupported", and the tests of it are left out there
@@ -70,8 +70,8 @@ Options:
                     report of theirs is a lost guest. Everything takes a few times as long
   --kernel PATH     boot this bzImage, or the one in this kernel build tree; one that is called 6.1 is ./6.1
   --kvm, --no-kvm   use KVM, or QEMU's emulation; without either, KVM is tried once and the answer remembered
-  --timeout SECONDS the longest that the guest may run, boot included [default: 1800, or 7200 with --kernel debug; not
-                    for an interactive shell]
+  --timeout SECONDS the longest that the guest may run, boot included [default: 1800, or 7200 for test, matrix and
+                    --kernel debug; not for an interactive shell]
   --rw PATH         a folder that the guest may write; may be repeated. "--rw ." is the checkout, if you are in it
   --cpus N          virtual CPUs [default: 2]
   --memory SIZE     the guest's memory [default: 1G]

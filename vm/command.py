@@ -27,7 +27,7 @@ EX_UNAVAILABLE = 69
 # Every mapping for a device gets a copy of its own, which only a sync brings up to date.
 INCOHERENT = "swiotlb=force"
 LEAST_MEMORY = 128 << 20
-DEBUG_LIMIT = 4 * runner.LIMIT  # with the kernel's detectors on everything takes a few times as long
+LONG_LIMIT = 4 * runner.LIMIT  # with the kernel's detectors on everything takes a few times as long; so do many tests
 LONGEST = 30 * 86400.0  # seconds; a guest that nobody waits for any more is not "always enforced"
 # What stands behind the name of such a command is somebody else's.
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": [], "allow_interspersed_args": False}
@@ -58,7 +58,7 @@ class Options:
         use_kvm = self.use_kvm if self.use_kvm is not None else kvm.probe(kernel).works
         return runner.Settings(
             kernel=kernel,
-            timeout=self.timeout or (DEBUG_LIMIT if self.kernel == DEBUG else runner.LIMIT),
+            timeout=self.timeout or (LONG_LIMIT if self.kernel == DEBUG else runner.LIMIT),
             kvm=use_kvm,
             rw=self.rw,
             cpus=self.cpus,
@@ -149,7 +149,7 @@ OPTIONS = [
         type=click.FloatRange(min=0, max=LONGEST, min_open=True),
         callback=finite,
         default=None,
-        show_default=f"{runner.LIMIT:g}, or {DEBUG_LIMIT:g} with --kernel debug",
+        show_default=f"{runner.LIMIT:g}, or {LONG_LIMIT:g} with --kernel debug",
         metavar="SECONDS",
         help="The longest that the guest may run, boot included; not for an interactive shell.",
     ),

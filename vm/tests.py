@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +21,8 @@ from .matrix import show_matrix
 NOTHING_COLLECTED = 5
 # Seconds, beyond the minutes that are asked for, that the parts take which end by themselves.
 TORTURE_ITSELF = 1800.0
+# Seconds in which pytest ends when it is told to, with the guests of its tests.
+STOP_LIMIT = 5.0
 
 
 def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings], checkout: Path) -> int:
@@ -23,20 +30,71 @@ def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings],
     host, guest = phases(arguments, checkout)
     # Before all else, so that a kernel that there is not is told at once.
     in_the_guest = None if guest is None else of_guest(settings(), checkout)
-    statuses = []
-    if host is not None:
-        if all_host_tests(arguments):
-            # No test has to wait until a kernel is built, and the progress is seen.
-            supported()
-            for name in (KERNEL, DEBUG, *([OLDEST] if oldest_is_tested() else [])):
-                ensure(name)
+    on_the_host = [sys.executable, "-m", "pytest", *(host or [])]
+    if host is not None and all_host_tests(arguments):
+        # No test has to wait until a kernel is built, and the progress is seen.
+        supported()
+        for name in (KERNEL, DEBUG, *([OLDEST] if oldest_is_tested() else [])):
+            ensure(name)
+    if guest is None or in_the_guest is None:
         runner.note("tests on the host")
-        command = [sys.executable, "-m", "pytest", *host]
-        statuses.append(subprocess.run(command, cwd=checkout, check=False).returncode)
-    if guest is not None and in_the_guest is not None:
+        return worst([subprocess.run(on_the_host, cwd=checkout, check=False).returncode])
+    if host is None:
         runner.note("tests in the guest")
-        statuses.append(runner.run(in_guest(guest), in_the_guest, stdin=None))
-    return worst(statuses)
+        return worst([runner.run(in_guest(guest), in_the_guest, stdin=None)])
+    return worst(run_beside(on_the_host, in_guest(guest), in_the_guest, checkout))
+
+
+def run_beside(host: Sequence[str], guest: Sequence[str], settings: runner.Settings, checkout: Path) -> list[int]:
+    """Run both phases at once, for each keeps one CPU busy; returns both statuses.
+
+    The guest's output is kept until the host's tests have ended, and comes then.
+    """
+    runner.note("tests on the host, and at the same time in the guest; what those say comes after")
+    ended = threading.Event()
+    with tempfile.NamedTemporaryFile() as kept, subprocess.Popen(host, cwd=checkout) as process:
+        teller = threading.Thread(target=tell_after, args=(process, Path(kept.name), ended))
+        teller.start()
+        try:
+            settings = replace(settings, quiet=True)
+            status = runner.run(guest, settings, stdin=None, stdout=kept.fileno(), stderr=kept.fileno())
+            process.wait()
+        except runner.GuestLost:
+            # The host's tests are as good as before.
+            process.wait()
+            raise
+        except BaseException:
+            stop(process)
+            raise
+        finally:
+            ended.set()
+            teller.join()
+    return [process.returncode, status]
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End pytest in the way in which its tests end what they have started."""
+    # Ctrl-C has told it already; it ignores SIGINT where a shell without job control has started us in the background.
+    for number in (None, signal.SIGINT, signal.SIGKILL):
+        if number is not None:
+            process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_LIMIT)
+            return
+
+
+def tell_after(process: subprocess.Popen[bytes], output: Path, ended: threading.Event) -> None:
+    """Wait for a process, then print what has been and is being written into a file until all has ended."""
+    process.wait()
+    with output.open("rb") as kept:
+        runner.note("tests in the guest")
+        while True:
+            last = ended.is_set()
+            shutil.copyfileobj(kept, sys.stdout.buffer)
+            sys.stdout.flush()
+            if last:
+                return
+            ended.wait(0.5)
 
 
 def in_guest(arguments: Sequence[str]) -> list[str]:
