@@ -16,6 +16,7 @@ from .bootstrap import DEBUG, KERNEL, OLDEST, USAGE
 from .command import INCOHERENT, LONG_LIMIT, LONGEST, PASS_ON, Guests, Options, finite, kernel_, shell, with_options
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+OPTIONS_GIVEN = "linuxsync.vm.options"  # the key of the words before the command
 ANYWHERE = {**PASS_ON, "allow_interspersed_args": True}  # options of ours among those that are passed on
 
 
@@ -33,6 +34,7 @@ class Commands(Guests):
             option = next((p for p in self.params if args[at] in p.opts), None)
             takes_value = isinstance(option, click.Option) and not option.is_flag
             at += 2 if takes_value else 1
+        ctx.meta[OPTIONS_GIVEN] = args[:at]
         if args[at : at + 1] == ["--"]:
             args = [*args[:at], "exec", *args[at:]]
         return super().parse_args(ctx, args)
@@ -103,14 +105,19 @@ def bench(options: Options, arguments: tuple[str, ...]) -> int:
 @main.command(context_settings=ANYWHERE)
 @click.option("--kernel")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_obj
-def test(options: Options, kernel: str | None, arguments: tuple[str, ...]) -> int:
+@click.pass_context
+def test(context: click.Context, kernel: str | None, arguments: tuple[str, ...]) -> int:
     """Run the tests, on the host and in the guest."""
-    from .tests import run_tests
+    from .tests import run_all, run_tests
 
+    options: Options = context.obj
     options.kernel = kernel or options.kernel
     options.timeout = options.timeout or LONG_LIMIT
-    return run_tests(arguments, options.settings, CHECKOUT)
+    if arguments:
+        return run_tests(arguments, options.settings, CHECKOUT)
+    return run_all(
+        [*context.meta[OPTIONS_GIVEN], *(["--kernel", kernel] if kernel else [])], options.settings, CHECKOUT
+    )
 
 
 @main.command(context_settings=PASS_ON)

@@ -50,9 +50,10 @@ Commands:
   demo              a short story told by real fences
   demo pipeline     120 frames from one process's buffers on another's screen; ARGS as in demo pipeline --help
   demo coherence    which bytes the CPU and a device see after which sync, in a guest with --incoherent and one without
-  test [ARGS]       pytest: tests/host here, and at the same time tests/vm in the guest, whose output comes after. Paths
-                    choose the phases, other ARGS go to both; --kernel may stand here too. All of tests/host takes Linux
-                    6.1 and the debug kernel as well, which are built before the first test
+  test [ARGS]       pytest: tests/host here and tests/vm in the guest. Without ARGS both run at the same time, and what
+                    the guest's say comes last; paths choose the phases, other ARGS go to both, and --kernel may stand
+                    here too. All of tests/host takes Linux 6.1 and the debug kernel as well, which are built before the
+                    first test
   matrix [ARGS]     tests/vm on Linux 6.12 and 6.1, or on each --kernel that stands behind the word; ARGS are pytest's.
                     Then a table of what each offers, as found by asking it, and how the tests went; --json is the same
                     as data. What a kernel lacks is "unsupported", and the tests of it are left out there

@@ -296,7 +296,8 @@ def virtme_command(folder: Path, settings: Settings, more: Sequence[str]) -> lis
     for path in [*settings.rw, settings.cwd]:
         if not re.fullmatch(r"[a-zA-Z0-9_+ /.-]+", str(path)):
             raise ValueError(f"virtme-ng takes letters, digits, blanks and _+/.- in a path, and not {path}")
-    # The root is read-only, so the guest may cache it without asking again; Python starts twice as fast.
+    # The guest can't write there and need not see what the host changes meanwhile, so it may cache all of it without
+    # asking again; Python starts twice as fast.
     flags = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,cache=loose"
     command = ["setpriv", "--pdeathsig", "KILL", str(Path(sys.executable).parent / "virtme-run")]
     # Modules are linked into place by guest.sh, which works for every place they can be in.

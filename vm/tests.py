@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,15 @@ from . import runner
 from .bootstrap import DEBUG, KERNEL, OLDEST, all_host_tests, oldest_is_tested
 from .kernel import ensure, supported
 from .matrix import show_matrix
+from .pump import CHUNK, write_all
 
 NOTHING_COLLECTED = 5
 # Seconds, beyond the minutes that are asked for, that the parts take which end by themselves.
 TORTURE_ITSELF = 1800.0
 # Seconds in which pytest ends when it is told to, with the guests of its tests.
-STOP_LIMIT = 5.0
+STOP_LIMIT = 60.0
+# Tests on the host that run with those of the guest, so that these take about as long as all others.
+BESIDE = ("test_torture.py", "test_sanitizers.py")
 
 
 def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings], checkout: Path) -> int:
@@ -30,71 +33,104 @@ def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings],
     host, guest = phases(arguments, checkout)
     # Before all else, so that a kernel that there is not is told at once.
     in_the_guest = None if guest is None else of_guest(settings(), checkout)
-    on_the_host = [sys.executable, "-m", "pytest", *(host or [])]
-    if host is not None and all_host_tests(arguments):
-        # No test has to wait until a kernel is built, and the progress is seen.
-        supported()
-        for name in (KERNEL, DEBUG, *([OLDEST] if oldest_is_tested() else [])):
-            ensure(name)
-    if guest is None or in_the_guest is None:
+    statuses = []
+    if host is not None:
+        if all_host_tests(arguments):
+            build_kernels()
         runner.note("tests on the host")
-        return worst([subprocess.run(on_the_host, cwd=checkout, check=False).returncode])
-    if host is None:
+        statuses.append(on_the_host(host, checkout))
+    if guest is not None and in_the_guest is not None:
         runner.note("tests in the guest")
-        return worst([runner.run(in_guest(guest), in_the_guest, stdin=None)])
-    return worst(run_beside(on_the_host, in_guest(guest), in_the_guest, checkout))
+        statuses.append(runner.run(in_guest(guest), in_the_guest, stdin=None))
+    return worst(statuses)
 
 
-def run_beside(host: Sequence[str], guest: Sequence[str], settings: runner.Settings, checkout: Path) -> list[int]:
-    """Run both phases at once, for each keeps one CPU busy; returns both statuses.
+def run_all(options: Sequence[str], settings: Callable[[], runner.Settings], checkout: Path) -> int:
+    """Run both phases at the same time, for each keeps but one CPU busy, and return the worst status.
 
-    The guest's output is kept until the host's tests have ended, and comes then.
+    Args:
+        options: those before the word ``test``.
     """
-    runner.note("tests on the host, and at the same time in the guest; what those say comes after")
-    ended = threading.Event()
-    with tempfile.NamedTemporaryFile() as kept, subprocess.Popen(host, cwd=checkout) as process:
-        teller = threading.Thread(target=tell_after, args=(process, Path(kept.name), ended))
-        teller.start()
+    settings()
+    build_kernels()
+    folder = checkout / "tests/host"
+    here = ["test", str(folder), *(f"--ignore={folder / name}" for name in BESIDE)]
+    beside = ["test", *(str(folder / name) for name in BESIDE), str(checkout / "tests/vm")]
+    runner.note("tests on the host, and in the guest at the same time; what those say comes after")
+    return worst(run_beside([*options, *here], [*options, *beside]))
+
+
+def run_beside(first: Sequence[str], second: Sequence[str]) -> list[int]:
+    """Run two command lines of ours at the same time, and return their statuses.
+
+    What the second one says is kept while the first one runs, and comes then. That of one that nobody listens to any
+    more is 128 + SIGPIPE.
+
+    Raises:
+        OSError: what the second one said can't be kept or passed on; both have been ended.
+    """
+    ours = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "linuxsync.vm"]
+    with (
+        tempfile.TemporaryFile() as kept,
+        subprocess.Popen([*ours, *second], stdin=subprocess.DEVNULL, stdout=kept, stderr=kept) as later,
+        subprocess.Popen([*ours, *first]) as now,
+    ):
         try:
-            settings = replace(settings, quiet=True)
-            status = runner.run(guest, settings, stdin=None, stdout=kept.fileno(), stderr=kept.fileno())
-            process.wait()
-        except runner.GuestLost:
-            # The host's tests are as good as before.
-            process.wait()
+            now.wait()
+            pass_on(kept.fileno(), later)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                # The terminal has told them as well, and they are busy with that.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    now.wait(STOP_LIMIT)
+            for process in (now, later):
+                process.terminate()
+            if isinstance(error, BrokenPipeError):
+                return [128 + signal.SIGPIPE]
             raise
-        except BaseException:
-            stop(process)
-            raise
-        finally:
-            ended.set()
-            teller.join()
-    return [process.returncode, status]
+    return [now.returncode, later.returncode]
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End pytest in the way in which its tests end what they have started."""
-    # Ctrl-C has told it already; it ignores SIGINT where a shell without job control has started us in the background.
-    for number in (None, signal.SIGINT, signal.SIGKILL):
-        if number is not None:
-            process.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_LIMIT)
+def pass_on(kept: int, writer: subprocess.Popen[bytes]) -> None:
+    """Write to our stdout what a process has written into a file, and what it still does, until it has ended."""
+    at = 0
+    while True:
+        ended = writer.poll() is not None
+        # The position in the file is the writer's.
+        while data := os.pread(kept, CHUNK, at):
+            write_all(1, data)
+            at += len(data)
+        if ended:
             return
+        time.sleep(0.2)
 
 
-def tell_after(process: subprocess.Popen[bytes], output: Path, ended: threading.Event) -> None:
-    """Wait for a process, then print what has been and is being written into a file until all has ended."""
-    process.wait()
-    with output.open("rb") as kept:
-        runner.note("tests in the guest")
-        while True:
-            last = ended.is_set()
-            shutil.copyfileobj(kept, sys.stdout.buffer)
-            sys.stdout.flush()
-            if last:
-                return
-            ended.wait(0.5)
+def on_the_host(arguments: Sequence[str], checkout: Path) -> int:
+    """Run pytest here, and return its status."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    with subprocess.Popen(command, cwd=checkout, preexec_fn=heed_interrupts) as process:
+        try:
+            return process.wait()
+        except BaseException as error:
+            # SIGINT ends its tests, and they the guests that they have started. A terminal has sent it already.
+            if not isinstance(error, KeyboardInterrupt):
+                process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_LIMIT)
+            process.kill()
+            raise
+
+
+def heed_interrupts() -> None:
+    """Heed SIGINT, also where a shell without job control has started us in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def build_kernels() -> None:
+    """Build those that tests on the host boot: no test has to wait for that, and the progress is seen."""
+    supported()
+    for name in (KERNEL, DEBUG, *([OLDEST] if oldest_is_tested() else [])):
+        ensure(name)
 
 
 def in_guest(arguments: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from processes import OLDEST_LACKS, environment, kept_logs
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 5400.0
 # What each run of the tests asks of that kernel: its requests, what it writes into its files, its tracepoints, and our
-# module. All of tests/vm, of which the commands and the documents take most of the time, is what `vm/run matrix` runs.
+# module's requests. `vm/run matrix` runs all of tests/vm, where the commands and the documents take most of the time.
 SUBJECTS = (
     *("sync_file", "sw_sync", "raw_ioctls", "merge", "wait", "deadline", "find", "features", "dma_*", "cpu_access"),
     *("udmabuf", "drm*", "gem", "prime", "vgem", "kms*", "syncobj*", "ddi", "fencedev", "fencedev_raw"),
@@ -23,7 +23,7 @@ SUBJECTS = (
     *("inspect_waiters", "inspect_doctor", "trace_fences", "trace_syncobjs", "trace_waits"),
     *("kernel_selftests", "model_queues"),
 )
-# Storms take their time, and no word of the kernel's.
+# Storms and kills take their time, and tell more of us than of that kernel.
 CHOSEN = ("-k", "not storm and not many_processes")
 
 

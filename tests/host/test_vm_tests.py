@@ -1,4 +1,4 @@
-"""``vm/run test``: tests on the host and in the guest at the same time."""
+"""``vm/run test``: all tests, some on the host and some in the guest, at the same time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,46 @@ from checkout import ROOT
 from processes import assert_nothing_left, environment, processes_of
 
 LIMIT = 600.0
+# run_beside() with what main() does around every command: two command lines, apart by a lone /.
+BESIDE = """
+import sys, click
+from linuxsync.vm.command import Guests
+from linuxsync.vm.tests import run_beside, worst
+at = sys.argv.index("/")
+@click.group(cls=Guests)
+def main(): pass
+@main.command()
+def both(): return worst(run_beside(sys.argv[1:at], sys.argv[at + 1 :]))
+main(["both"])
+"""
+# Says when it began and when it ended.
+SLOW = ["-q", "--", "sh", "-c", "date +%s; sleep 20; date +%s"]
 
 
-def command(*arguments: str, options: Sequence[str] = ()) -> list[str]:
-    """The command line of a run of some tests."""
-    return [sys.executable, "-m", "linuxsync.vm", *options, "test", "-q", "-p", "no:cacheprovider", *arguments]
+def beside(first: list[str], second: list[str]) -> list[str]:
+    """The command line."""
+    return [sys.executable, "-c", BESIDE, *first, "/", *second]
 
 
 @pytest.mark.parametrize(
-    ("options", "host", "guest", "status", "said"),
+    ("first", "second", "status", "said"),
     [
-        ([], "", "", 0, r"\d+ passed in .*^1 passed in "),
-        ([], "::nowhere", "", 4, r"no tests ran in .*^1 passed in "),
-        ([], "", "::nowhere", 4, r"\d+ passed in .*^no tests ran in "),
-        (["--timeout", "3"], "", "", 69, r"\d+ passed in "),
+        (["-q", "--", "sh", "-c", "echo first; exit 3"], ["-q", "--", "echo", "second"], 3, "first\nsecond\n"),
+        (["-q", "--timeout", "0.5", "--", "true"], ["-q", "--", "sh", "-c", "echo second; exit 3"], 69, "second\n"),
+        (["-q", "--", "echo", "first"], ["nonsense"], 2, "first\nUsage: .*'nonsense'.*"),
+        (
+            ["test", "-q", "tests/host/test_seconds.py"],
+            ["-q", "--", "echo", "second"],
+            0,
+            r".* passed in .*\nsecond\n",
+        ),
     ],
-    ids=["both", "host_fails", "guest_fails", "guest_is_lost"],
+    ids=["first_fails", "a_lost_guest", "second_fails", "tests"],
 )
-def test_at_the_same_time(options: list[str], host: str, guest: str, status: int, said: str, cache: Path) -> None:
-    """What the host's tests say, then what the guest's do; the worse status of the two, whoever fails."""
-    words = [f"tests/vm/test_sw_sync.py{guest or '::test_it_is_found'}", f"tests/host/test_seconds.py{host}"]
+def test_order_and_status(first: list[str], second: list[str], status: int, said: str, cache: Path) -> None:
+    """What the first says, then what the second does; the worse status of the two, whoever fails."""
     done = subprocess.run(
-        command(*words, options=options),
+        beside(first, second),
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -45,28 +62,57 @@ def test_at_the_same_time(options: list[str], host: str, guest: str, status: int
         cwd=ROOT,
     )
     assert done.returncode == status, done.stdout + done.stderr
-    assert re.search(rf"^{said}", done.stdout, re.MULTILINE | re.DOTALL), done.stdout
+    assert re.fullmatch(said, done.stdout, re.DOTALL), done.stdout
     assert_nothing_left(cache)
 
 
-def test_terminated(cache: Path) -> None:
-    """Neither the guest nor that of a test on the host is left."""
-    slow = ["tests/host/test_vm_runner.py::test_timeout", "tests/vm/test_trace_record.py"]
-    run = subprocess.Popen(
-        command(f"--basetemp={cache}/tests", *slow),
+def test_at_the_same_time(cache: Path) -> None:
+    """Each begins before the other has ended."""
+    done = subprocess.run(
+        beside(SLOW, SLOW),
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         text=True,
+        timeout=LIMIT,
+        check=True,
         env=environment(cache),
         cwd=ROOT,
     )
-    with run:
-        end = time.monotonic() + LIMIT
-        for folder in (cache / "linuxsync" / "runs", cache / "tests"):
-            while not any(re.match("qemu-system", line) for line in processes_of(folder)) and time.monotonic() < end:
-                assert run.poll() is None, run.communicate()
-                time.sleep(0.1)
-        run.send_signal(signal.SIGTERM)
-        run.communicate(timeout=LIMIT)
-    assert run.returncode == 128 + signal.SIGTERM
+    first_began, first_ended, second_began, second_ended = map(int, done.stdout.split())
+    assert first_began < second_ended and second_began < first_ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended(number: signal.Signals, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a guest nor that of a test on the host is left, whatever ends it; a test is interrupted by SIGINT."""
+    monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(cache))
+    first = ["test", "-q", "-p", "no:cacheprovider", "tests/host/test_vm_runner.py::test_timeout"]
+    with subprocess.Popen(
+        beside(first, ["-q", "--", "sleep", "1000"]), stdout=subprocess.DEVNULL, env=environment(cache), cwd=ROOT
+    ) as run:
+        try:
+            # That of the test has a cache of its own.
+            for folder in (cache / "linuxsync" / "runs", cache / "pytest-of-root"):
+                end = time.monotonic() + LIMIT
+                while not any(line.startswith("qemu-system") for line in processes_of(folder)):
+                    assert run.poll() is None and time.monotonic() < end
+                    time.sleep(0.1)
+            run.send_signal(number)
+            run.wait(LIMIT)
+        finally:
+            run.kill()
+    assert run.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert_nothing_left(cache)
+
+
+def test_nobody_listens(cache: Path) -> None:
+    """The second one is ended when there is no one to tell what it says."""
+    command = beside(["-q", "--", "true"], ["-q", "--", "sh", "-c", "while echo more; do sleep 0.1; done"])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(cache), cwd=ROOT) as run:
+        assert run.stdout
+        try:
+            assert run.stdout.readline() == b"more\n"
+            run.stdout.close()
+            assert run.wait(LIMIT) == 128 + signal.SIGPIPE
+        finally:
+            run.kill()
     assert_nothing_left(cache)
