@@ -69,7 +69,7 @@ def run_beside(first: Sequence[str], second: Sequence[str]) -> list[int]:
     Raises:
         OSError: what the second one said can't be kept or passed on; both have been ended.
     """
-    ours = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "linuxsync.vm"]
+    ours = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-I", "-m", "linuxsync.vm"]
     with (
         tempfile.TemporaryFile() as kept,
         subprocess.Popen([*ours, *second], stdin=subprocess.DEVNULL, stdout=kept, stderr=kept) as later,
