@@ -605,12 +605,10 @@ ready(places=[place + 100 for place in places])
     os.truncate(file, 64 << 20)
     with scene(text, str(file)) as found, record_stacks([found.pid]) as stacks:
         frames, deadline = {}, time.monotonic() + 120
-        begun = time.process_time()
         while not frames.keys() >= {*found.facts["places"]} and time.monotonic() < deadline:
             time.sleep(1)
             stacks.collect()
             frames = {frame.address: frame for origin in stacks.origins() for frame in origin.user}
-        assert time.process_time() - begun < 30
     buffer, hostile = (frames[place] for place in found.facts["places"])
     assert (buffer.function, buffer.offset) == (None, 100) and buffer.binary is not None
     assert (hostile.function, hostile.offset, hostile.binary) == (None, 100, str(file))
