@@ -68,16 +68,19 @@ class KernelLog(OwnedFd):
 
 
 def without(ignored: Sequence[re.Pattern[str]], lines: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
-    """Leave out the reports in which a line matches."""
+    """Leave out the reports in which a line matches; of those that two CPUs wrote at once, each needs one."""
     kept: list[tuple[bool, str]] = []
     report: list[tuple[bool, str]] = []
+    begun = ended = 0
     for at, (by_kernel, line) in enumerate(lines):
-        inside = bool(report) or (by_kernel and BEGINS in line)
-        (report if inside else kept).append((by_kernel, line))
-        if report and (ENDS in line or at == len(lines) - 1):
-            if not any(pattern.search(text) for pattern in ignored for told, text in report if told):
+        begun += by_kernel and BEGINS in line
+        (report if begun else kept).append((by_kernel, line))
+        ended += bool(begun) and by_kernel and ENDS in line
+        if begun and (ended == begun or at == len(lines) - 1):
+            matching = sum(any(pattern.search(text) for pattern in ignored) for told, text in report if told)
+            if matching < begun:
                 kept += report
-            report = []
+            report, begun, ended = [], 0, 0
     return kept
 
 

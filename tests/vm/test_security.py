@@ -75,7 +75,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("recording") / "recorded"
     code = "from linuxsync import *\nwith Timeline('x') as t:\n  for n in range(1, 9):\n    t.create_fence(n).close()"
     command = [sys.executable, "-m", "linuxsync.cli", "trace", "record", "-o", str(file), "--", sys.executable, "-c"]
-    subprocess.run([*command, code], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, code], check=True, capture_output=True, timeout=600)
     return file
 
 

@@ -49,7 +49,7 @@ def run(*arguments, **options):
 
 def goes_on(path, process):
     """Wait until it records."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not path.exists() or not path.stat().st_size:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
@@ -72,7 +72,7 @@ def once_it_records(work):
     """What is to be done as soon as somebody records."""
 
     def wait_and_work():
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not any(is_recording(instance) for instance in (TRACEFS / "instances").iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -104,7 +104,7 @@ def file(tmp_path):
 def test_a_command(file, status):
     """Recorded as long as it runs; its output, its exit status."""
     done = run("record", "-o", str(file), "--", sys.executable, "-c", PROGRAM, "50", str(status))
-    out, err = done.communicate(timeout=120)
+    out, err = done.communicate(timeout=600)
     assert (done.returncode, out) == (status, "done\n")
     assert re.search(r"^linuxsync: [\d,]+ events, 0 lost, [\d.]+ MiB in \S+, [\d.]+ m?s\n", err)
     recorded = trace.load(file)
@@ -120,7 +120,7 @@ def test_a_command(file, status):
 def test_a_command_that_is_killed(file):
     """As the shell says it."""
     done = run("record", "-o", str(file), "--", "sh", "-c", "kill -KILL $$")
-    done.communicate(timeout=120)
+    done.communicate(timeout=600)
     assert done.returncode == 128 + signal.SIGKILL
     assert trace.load(file).damage == []
 
@@ -139,7 +139,7 @@ def test_signals_end_it_well(file, number):
     goes_on(file, recording)
     some_fences()
     recording.send_signal(number)
-    _, err = recording.communicate(timeout=120)
+    _, err = recording.communicate(timeout=600)
     assert recording.returncode == (0 if number == signal.SIGINT else -number), err
     recorded = trace.load(file)
     assert recorded.damage == []
@@ -152,7 +152,7 @@ def test_signals_go_to_the_command(file):
     goes_on(file, recording)
     time.sleep(0.5)
     recording.send_signal(signal.SIGTERM)
-    recording.communicate(timeout=120)
+    recording.communicate(timeout=600)
     assert recording.returncode == 128 + signal.SIGTERM
     assert trace.load(file).damage == []
 
@@ -169,7 +169,7 @@ def test_killed(file):
     recording = run("record", "-o", str(file))
     goes_on(file, recording)
     some_fences(name="early")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while count_early() < 10:  # the file grows by what was before them, too
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -196,7 +196,7 @@ def test_the_disk_is_full(tmp_path):
         file = place / "fences.trace"
         recording = run("record", "-o", str(file))
         goes_on(file, recording)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while recording.poll() is None:
             assert time.monotonic() < deadline
             some_fences(500)
@@ -216,7 +216,7 @@ def test_stdout(tmp_path):
     """-o - is for pipes; a command's output is then no part of it."""
     scene = [sys.executable, "-c", PROGRAM, "5", "0"]
     record = [sys.executable, "-m", "linuxsync.cli", "trace", "record", "-o", "-", "--"]
-    done = subprocess.run([*record, *scene], capture_output=True, timeout=120, check=True)
+    done = subprocess.run([*record, *scene], capture_output=True, timeout=600, check=True)
     assert b"done\n" in done.stderr
     (tmp_path / "it").write_bytes(done.stdout)
     assert trace.load(tmp_path / "it").damage == []
@@ -350,7 +350,7 @@ try:
 except ValueError:
     pass
 """
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=True)
         assert (done.stdout, done.stderr) == ("2 []\n", "")
 
 
@@ -373,7 +373,7 @@ def test_killed_in_a_pid_namespace(file):
         assert name in instances()
     recording.kill()
     recording.communicate()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while name in instances():  # until its process is gone
         assert time.monotonic() < deadline
         with trace.recording():
