@@ -560,15 +560,18 @@ def executable(fd, size=4096):
     assert address != 2 ** 64 - 1, os.strerror(ctypes.get_errno())
     return address
 
-# push rbp; mov rbp, rdi; mov edi, esi; mov rsi, rdx; mov rdx, rcx; mov eax, 16 (ioctl); syscall; pop rbp; ret
-CODE = bytes.fromhex("55 4889fd 89f7 4889d6 4889ca b810000000 0f05 5d c3")
+# push rbp; push rbx; mov rbx, rsp; mov rbp, rdi; mov rsp, rdi; mov edi, esi; mov rsi, rdx; mov rdx, rcx;
+# mov eax, 16 (ioctl); syscall; mov rsp, rbx; pop rbx; pop rbp; ret
+# The kernel follows frames above the stack pointer only, and where Python's memory lies is chance.
+CODE = bytes.fromhex("55 53 4889e3 4889fd 4889fc 89f7 4889d6 4889ca b810000000 0f05 4889dc 5b 5d c3")
 code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 code.write(CODE)
 call = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ctypes.addressof(ctypes.c_char.from_buffer(code)))
 
 def fakes(*addresses):
-    frames = (ctypes.c_uint64 * (2 * len(addresses) + 2))()
+    stack = mmap.mmap(-1, 1 << 16)
+    frames = (ctypes.c_uint64 * (2 * len(addresses) + 2)).from_buffer(stack, 1 << 15)  # below it, room for a signal's
     for at, address in enumerate(addresses):
         frames[2 * at] = ctypes.addressof(frames) + 16 * (at + 1)
         frames[2 * at + 1] = address + 100
