@@ -45,6 +45,7 @@ class Writer:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._failed: OSError | None = None
         self.size = 0
         self._put(MAGIC)
 
@@ -54,7 +55,8 @@ class Writer:
         Args:
             content: at most 4 MiB.
         Raises:
-            OSError: ENOSPC and what else write(2) says; the file then ends with the block before.
+            OSError: ENOSPC and what else write(2) says; the file then ends with the block before, and takes no more: a
+                smaller one would find room, and hide that something is missing.
         """
         stored = zlib.compress(content, QUICK)
         if len(content) > DENSEST // 2 * len(stored):
@@ -66,12 +68,15 @@ class Writer:
         self.write(tag, json.dumps(content).encode())
 
     def _put(self, data: bytes) -> None:
+        if self._failed:
+            raise self._failed
         left = memoryview(data)
         try:
             while left:  # what is not buffered may take a part only: a pipe, a serial line
                 left = left[self._stream.write(left) :]
             self._stream.flush()
-        except OSError:
+        except OSError as error:
+            self._failed = error
             with suppress(OSError):  # a pipe can't be cut
                 self._stream.truncate(self.size)
             raise

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -220,6 +221,27 @@ def test_stdout(tmp_path):
     assert b"done\n" in done.stderr
     (tmp_path / "it").write_bytes(done.stdout)
     assert trace.load(tmp_path / "it").damage == []
+
+
+def test_after_a_block_that_had_no_room(tmp_path):
+    """Nothing comes, though there is room again: the file ends with the block before."""
+    file = tmp_path / "it"
+    with file.open("wb", buffering=0) as stream:
+        writer = trace.file.Writer(stream)
+        writer.write("page", os.urandom(1000))
+        whole = file.read_bytes()
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        try:
+            with pytest.raises(OSError) as caught:
+                writer.write("page", os.urandom(1 << 16))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert caught.value.errno == errno.EFBIG
+        with pytest.raises(OSError) as caught:
+            writer.write("page", os.urandom(100))
+        assert caught.value.errno == errno.EFBIG
+    assert file.read_bytes() == whole and writer.size == len(whole)
 
 
 def test_what_takes_a_part_only(tmp_path):
