@@ -20,6 +20,8 @@ from .trace_record import explained
 
 __all__ = ["live"]
 
+AT_ONCE = 256  # events
+
 EPILOG = """\b
 Examples:
   linuxsync trace live
@@ -61,8 +63,8 @@ def live(
         while came is None and (lasting is None or time.monotonic() - begun < lasting):
             came = wait(EVERY, endings)
             for number, seen in enumerate(watched.read()):
-                if number % 256 == 0 and came is None:
-                    came = wait(0, endings)
+                if number and number % AT_ONCE == 0:  # then whoever ends it has seen enough
+                    came = came or wait(0, endings)
                     if came is not None:
                         break
                 if (

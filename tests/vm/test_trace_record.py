@@ -574,6 +574,27 @@ def test_live_ends_when_asked_to():
     assert all(one["more"]["events"] > 0 for one in seen if one["event"] == "lost")
 
 
+def test_live_ends_with_much_to_print():
+    """What has just happened it prints, but not thousands of lines more."""
+    with run("live", "--json") as process:
+        try:
+            while not any(is_recording(instance) for instance in (TRACEFS / "instances").iterdir()):
+                assert process.poll() is None
+                time.sleep(0.05)
+            some_fences(1, "alone")
+            assert json.loads(process.stdout.readline())["timeline"] == "alone"
+            process.send_signal(signal.SIGSTOP)
+            some_fences(1000, "many")
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+            seen = [json.loads(text) for text in process.stdout]
+            process.wait(60)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGTERM
+    assert 0 < len(seen) <= 512
+
+
 def test_live_count():
     """On a terminal record says how it goes, and takes that away in the end."""
     ours, theirs = os.openpty()
