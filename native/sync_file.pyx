@@ -214,8 +214,9 @@ cdef class SyncFile(OwnedFd):
             ValueError: closed; a timeout that is negative or not a number.
             OSError: EBADF, somebody else closed the descriptor.
 
-        Mirrors poll(2) for POLLIN (``sync_file_poll``). The first poll enables signaling. Threads: releases the GIL
-        while it waits; any number of threads may wait for one fence.
+        Mirrors poll(2) for POLLIN (``sync_file_poll``). The first poll enables signaling; a merged fence then keeps what
+        it is made of until all of that has signaled, also after ``close()``. Threads: releases the GIL while it waits;
+        any number of threads may wait for one fence.
         """
         return wait_one(self, POLLIN, deadline_of(timeout)) != 0
 

@@ -65,6 +65,7 @@ class Fences(Machine):
     def __init__(self):
         super().__init__()
         self.lines, self.opened, self.files, self.waiters = [], [], [], []
+        self.polled = set()  # groups of more than one fence
         last_look[0] = time.monotonic_ns()
 
     def held(self):
@@ -73,8 +74,9 @@ class Fences(Machine):
         return {fence for group in groups for fence in group.fences}
 
     def roots(self):
-        """Every fence that somebody holds, a callback too."""
-        return self.held()
+        """Every fence that somebody holds, a callback too: a polled merge stays until all have signaled."""
+        self.polled = {group for group in self.polled if not group.done}
+        return self.held() | {fence for group in self.polled for fence in group.fences}
 
     def agree(self):
         for waiter, group in [each for each in self.waiters if each[1].done]:
@@ -86,6 +88,8 @@ class Fences(Machine):
             line.forget(alive)
         for file in self.files:
             file.group.agree(file.real)
+            if len(file.group.fences) > 1:
+                self.polled.add(file.group)
         stamped = [(fence.clock, fence.event, fence.stamp) for fence in alive if fence.event >= 0 and fence.stamp]
         assert sorted(stamped) == sorted(stamped, key=lambda one: (one[0], one[2], one[1]))
         for one in self.opened:

@@ -6,7 +6,7 @@ import re
 import resource
 
 import pytest
-from kernel_words import free_descriptors, raw_info, raw_merge, refused
+from kernel_words import debugfs_timeline, free_descriptors, raw_info, raw_merge, refused
 
 from linuxsync import FenceError, SyncFile, Timeline, merge
 
@@ -55,6 +55,24 @@ def test_signaled_members_are_left_out(three, keep):
     assert [status for _, status in members(merged)] == [1, 0]
     again = keep(merged | a)
     assert again.info() == c.info()
+
+
+@pytest.mark.parametrize("polled", [False, True])
+def test_what_was_polled_keeps_its_members(polled, three):
+    """A merged fence that is closed goes at once, or, if somebody had polled it, when the last member has signaled."""
+    a, b, _ = three
+
+    def left():
+        return [bool(debugfs_timeline(name).fences) for name in ("a", "b")]
+
+    with a.create_fence(1) as one, b.create_fence(1) as other, one | other as merged:
+        assert not polled or not merged.poll()
+        assert left() == [True, True]
+    assert left() == [polled, polled]
+    b.inc()
+    assert left() == [polled, False]
+    a.inc()
+    assert left() == [False, False]
 
 
 def test_all_signaled_gives_a_stub(three, keep):
