@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -28,8 +29,10 @@ ALARMING = re.compile(
 )
 
 
-# Where the report of a WARN_ON begins and ends.
+# Where the report of a WARN_ON begins and ends, and what of it alarms, in the words of older and newer kernels.
 BEGINS, ENDS = "[ cut here ]", "[ end trace "
+OF_REPORT = re.compile(r"\[ cut here \]|\bWARNING: (CPU: \d|\S+:\d+ at )")
+STAMP, NUMBER = re.compile(r"^\[ *[\d.]+\] "), re.compile(r"\b(?:0x[0-9a-f]+|\d+)\b")
 LOST = "... lines were lost: the log's buffer was too small"
 IGNORE = "linuxsync_kernel_log_ignore"
 
@@ -68,7 +71,10 @@ class KernelLog(OwnedFd):
 
 
 def without(ignored: Sequence[re.Pattern[str]], lines: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
-    """Leave out the reports in which a line matches; of those that two CPUs wrote at once, each needs one."""
+    """Leave out the reports in which a line matches; of those that two CPUs wrote at once, each needs one.
+
+    Other detectors' reports have no such marks, and may come in the middle: what alarms in them is kept.
+    """
     kept: list[tuple[bool, str]] = []
     report: list[tuple[bool, str]] = []
     begun = ended = 0
@@ -77,11 +83,23 @@ def without(ignored: Sequence[re.Pattern[str]], lines: list[tuple[bool, str]]) -
         (report if begun else kept).append((by_kernel, line))
         ended += bool(begun) and by_kernel and ENDS in line
         if begun and (ended == begun or at == len(lines) - 1):
-            matching = sum(any(pattern.search(text) for pattern in ignored) for told, text in report if told)
-            if matching < begun:
-                kept += report
+            others = report
+            if known_reports(ignored, [text for told, text in report if told]) >= begun:
+                others = [one for one in report if ALARMING.search(one[1]) and not OF_REPORT.search(one[1])]
+            kept += others
             report, begun, ended = [], 0, 0
     return kept
+
+
+def known_reports(ignored: Sequence[re.Pattern[str]], texts: Sequence[str]) -> int:
+    """Of how many reports these are lines that match: of one that is there twice some line is, but for its numbers."""
+    found: list[Counter[str]] = [Counter() for _ in ignored]
+    for text in texts:
+        for pattern, same in zip(ignored, found, strict=True):
+            if pattern.search(text):
+                same[NUMBER.sub("#", STAMP.sub("", text))] += 1
+                break
+    return sum(max(same.values(), default=0) for same in found)
 
 
 def alarm(lines: list[tuple[bool, str]], ignored: Sequence[re.Pattern[str]] = ()) -> str:
