@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from ctypes import addressof, c_int32, c_uint32, c_uint64, create_string_buffer
+from ctypes import addressof, c_int32, c_uint32, c_uint64
 from typing import Literal, overload
 
 from . import _uapi
-from ._fd import OwnedFd
 from ._modes import CONNECTOR, CRTC, PLANE, Mode, Pipeline, find_pipeline, property_id
 from ._native import kms as _native
 from .drm import DrmDevice, GemBuffer
@@ -65,14 +64,13 @@ def _atomic(
         props_ptr=addressof(properties),
         prop_values_ptr=addressof(values),
     )
-    request = device.fileno(), _uapi.DRM_IOCTL_MODE_ATOMIC, data, f"DRM_IOCTL_MODE_ATOMIC of {what}"
+    # With an answer, of which there is nothing to be known, EFAULT could come after all was done.
+    request = device.fileno(), _uapi.one_way(_uapi.DRM_IOCTL_MODE_ATOMIC), data, f"DRM_IOCTL_MODE_ATOMIC of {what}"
     try:
         if out_fence is not None:
             return SyncFile._given(_uapi.ask, *request, out_fence)
         _uapi.ioctl(*request)
     except OSError as error:
-        if out_fence is not None and out_fence.value >= 0:
-            OwnedFd(out_fence.value).close()  # the flip was made, and the kernel could not say so
         if error.errno == errno.EACCES:
             why = f"{device!r} is not master of its screen, another open file is; or it is a render node"
         elif error.errno == errno.EINVAL and not flags & _uapi.DRM_MODE_ATOMIC_ALLOW_MODESET:
@@ -123,10 +121,8 @@ def modeset(device: DrmDevice, pipeline: Pipeline, fb: Framebuffer, mode: Mode |
     """
     mode = pipeline.modes[0] if mode is None else mode
     number = _id(device, fb)
-    info = create_string_buffer(mode.modeinfo, len(mode.modeinfo))
-    blob = _uapi.DrmModeCreateBlob(data=addressof(info), length=len(mode.modeinfo))
+    blob = _native.PropertyBlob(device, mode.modeinfo)
     try:
-        device._ioctl(_uapi.DRM_IOCTL_MODE_CREATEPROPBLOB, blob, "DRM_IOCTL_MODE_CREATEPROPBLOB of a mode")
         whole = {"SRC_X": 0, "SRC_Y": 0, "SRC_W": mode.width << 16, "SRC_H": mode.height << 16}  # 16.16 fixed point
         place = {"CRTC_X": 0, "CRTC_Y": 0, "CRTC_W": mode.width, "CRTC_H": mode.height}
         _atomic(
@@ -134,13 +130,11 @@ def modeset(device: DrmDevice, pipeline: Pipeline, fb: Framebuffer, mode: Mode |
             _uapi.DRM_MODE_ATOMIC_ALLOW_MODESET,
             f"mode {mode.name}, fb {number} to plane {pipeline.plane}, CRTC {pipeline.crtc}",
             (CONNECTOR, pipeline.connector, {"CRTC_ID": pipeline.crtc}),
-            (CRTC, pipeline.crtc, {"MODE_ID": blob.blob_id, "ACTIVE": 1}),
+            (CRTC, pipeline.crtc, {"MODE_ID": blob.id, "ACTIVE": 1}),
             (PLANE, pipeline.plane, {"FB_ID": number, "CRTC_ID": pipeline.crtc, **whole, **place}),
         )
     finally:
-        if blob.blob_id:  # the mode that is set keeps a reference
-            gone = c_uint32(blob.blob_id)
-            device._ioctl(_uapi.DRM_IOCTL_MODE_DESTROYPROPBLOB, gone, f"DRM_IOCTL_MODE_DESTROYPROPBLOB of {gone.value}")
+        blob.close()
 
 
 def disable(device: DrmDevice, pipeline: Pipeline) -> None:

@@ -3,9 +3,18 @@ from typing import SupportsIndex, TypeVar
 
 from typing_extensions import disjoint_base
 
+from .drm import DrmDevice
 from .gem import GemBuffer
 
 _Self = TypeVar("_Self", bound="Framebuffer")
+
+@disjoint_base
+class PropertyBlob:
+    def __init__(self, device: DrmDevice, content: bytes) -> None: ...
+    @property
+    def id(self) -> int: ...
+    def close(self) -> None: ...
+    def __del__(self) -> None: ...
 
 @disjoint_base
 class Framebuffer:

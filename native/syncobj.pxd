@@ -5,7 +5,7 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.errno cimport EINVAL, ENOENT, EOPNOTSUPP, ETIME
+from libc.errno cimport EFAULT, EINVAL, ENOENT, EOPNOTSUPP, ETIME
 from libc.limits cimport ULLONG_MAX
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -24,6 +24,7 @@ from uapi cimport (
     LS_IOCTL_SYNCOBJ_TIMELINE_WAIT,
     LS_IOCTL_SYNCOBJ_TRANSFER,
     LS_IOCTL_SYNCOBJ_WAIT,
+    LS_ONE_WAY,
     LS_SYNCOBJ_CREATE_SIGNALED,
     LS_SYNCOBJ_QUERY_LAST_SUBMITTED,
     LS_SYNCOBJ_WAIT_ALL,
@@ -161,9 +162,13 @@ cdef inline int create_handle(int fd, bint signaled, uint32_t *handle) except -6
 
 cdef inline int destroy_handle(int fd, uint32_t handle) except -65536:
     cdef ls_syncobj_destroy request
+    cdef int result
     memset(&request, 0, sizeof(request))
     request.handle = handle
-    return try_ioctl(fd, LS_IOCTL_SYNCOBJ_DESTROY, &request)
+    result = try_ioctl(fd, LS_ONE_WAY(LS_IOCTL_SYNCOBJ_DESTROY), &request)
+    if result == -EFAULT:  # nothing has happened, and who has it destroyed on the way out would not try again
+        result = try_ioctl(fd, LS_ONE_WAY(LS_IOCTL_SYNCOBJ_DESTROY), &request)
+    return result
 
 
 cdef inline int handle_to_fd(int fd, uint32_t handle, uint32_t flags, uint64_t point, int *result_fd) except -65536:

@@ -158,7 +158,7 @@ cdef class Syncobj:
         for a point that was not yet submitted is forgotten with the last of them.
 
         Raises:
-            OSError: EINVAL, somebody else destroyed the handle.
+            OSError: EINVAL, somebody else destroyed the handle. After any other it is still there, and can be closed.
 
         Mirrors DRM_IOCTL_SYNCOBJ_DESTROY.
         """
@@ -170,6 +170,8 @@ cdef class Syncobj:
             if fd >= 0:
                 result = destroy_handle(fd, number)
                 if result < 0:
+                    if result != -EINVAL:
+                        self.number = number
                     raise refused(-result, "DESTROY", self.parent, f"handle {number}")
 
     def __enter__(self):

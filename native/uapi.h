@@ -72,6 +72,8 @@ struct dma_buf_import_sync_file {
  */
 #define LINUXSYNC_DRM_IOWR(nr, type) _IOWR('d', nr, type)
 #define LINUXSYNC_DRM_IOW(nr, type) _IOW('d', nr, type)
+/* The same without the struct's way back, which drm_ioctl() then leaves out: EFAULT means that nothing was done. */
+#define LS_ONE_WAY(request) ((request) & ~((unsigned long)_IOC_READ << _IOC_DIRSHIFT))
 
 struct ls_gem_close {
 	__u32 handle;
@@ -102,6 +104,13 @@ struct ls_mode_fb_cmd2 {
 	__u32 offsets[4];
 	__u64 modifier[4];
 };
+struct ls_mode_create_blob {
+	__u64 data;
+	__u32 length;
+	__u32 blob_id;
+};
+#define LS_IOCTL_MODE_CREATEPROPBLOB LINUXSYNC_DRM_IOWR(0xbd, struct ls_mode_create_blob)
+#define LS_IOCTL_MODE_DESTROYPROPBLOB LINUXSYNC_DRM_IOWR(0xbe, __u32)
 #define LS_IOCTL_MODE_RMFB LINUXSYNC_DRM_IOWR(0xaf, __u32)
 #define LS_IOCTL_MODE_ADDFB2 LINUXSYNC_DRM_IOWR(0xb8, struct ls_mode_fb_cmd2)
 #define LS_IOCTL_GEM_CLOSE LINUXSYNC_DRM_IOW(0x09, struct ls_gem_close)
@@ -211,6 +220,7 @@ _Static_assert(sizeof(struct dma_buf_import_sync_file) == 8, "struct dma_buf_imp
 _Static_assert(sizeof(struct ls_gem_close) == 8, "struct drm_gem_close");
 _Static_assert(sizeof(struct ls_prime_handle) == 12, "struct drm_prime_handle");
 _Static_assert(sizeof(struct ls_mode_create_dumb) == 32, "struct drm_mode_create_dumb");
+_Static_assert(sizeof(struct ls_mode_create_blob) == 16, "struct drm_mode_create_blob");
 _Static_assert(sizeof(struct ls_mode_fb_cmd2) == 104, "struct drm_mode_fb_cmd2");
 _Static_assert(sizeof(struct ls_vgem_fence_attach) == 16, "struct drm_vgem_fence_attach");
 _Static_assert(sizeof(struct ls_vgem_fence_signal) == 8, "struct drm_vgem_fence_signal");

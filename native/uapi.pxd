@@ -77,6 +77,11 @@ cdef extern from "uapi.h" nogil:
         unsigned int offsets[4]
         unsigned long long modifier[4]
 
+    struct ls_mode_create_blob:
+        unsigned long long data
+        unsigned int length
+        unsigned int blob_id
+
     struct ls_vgem_fence_attach:
         unsigned int handle
         unsigned int flags
@@ -163,6 +168,9 @@ cdef extern from "uapi.h" nogil:
     const unsigned long LS_IOCTL_PRIME_HANDLE_TO_FD
     const unsigned long LS_IOCTL_PRIME_FD_TO_HANDLE
     const unsigned long LS_IOCTL_MODE_CREATE_DUMB
+    unsigned long LS_ONE_WAY(unsigned long request) nogil
+    const unsigned long LS_IOCTL_MODE_CREATEPROPBLOB
+    const unsigned long LS_IOCTL_MODE_DESTROYPROPBLOB
     const unsigned long LS_IOCTL_MODE_RMFB
     const unsigned long LS_IOCTL_MODE_ADDFB2
     const unsigned long LS_IOCTL_VGEM_FENCE_ATTACH

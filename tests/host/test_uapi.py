@@ -35,6 +35,8 @@ REQUESTS = {
     "LS_IOCTL_GEM_CLOSE": (IOC_WRITE, "d", 0x09, 8, 0x40086409),
     "LS_IOCTL_PRIME_HANDLE_TO_FD": (BOTH, "d", 0x2D, 12, 0xC00C642D),
     "LS_IOCTL_PRIME_FD_TO_HANDLE": (BOTH, "d", 0x2E, 12, 0xC00C642E),
+    "LS_IOCTL_MODE_CREATEPROPBLOB": (BOTH, "d", 0xBD, 16, 0xC01064BD),
+    "LS_IOCTL_MODE_DESTROYPROPBLOB": (BOTH, "d", 0xBE, 4, 0xC00464BE),
     "LS_IOCTL_MODE_RMFB": (BOTH, "d", 0xAF, 4, 0xC00464AF),
     "LS_IOCTL_MODE_ADDFB2": (BOTH, "d", 0xB8, 104, 0xC06864B8),
     "LS_IOCTL_MODE_CREATE_DUMB": (BOTH, "d", 0xB2, 32, 0xC02064B2),
@@ -69,8 +71,6 @@ COLD = {
     "DRM_IOCTL_MODE_GETPLANE": (BOTH, "d", 0xB6, 32, 0xC02064B6),
     "DRM_IOCTL_MODE_OBJ_GETPROPERTIES": (BOTH, "d", 0xB9, 32, 0xC02064B9),
     "DRM_IOCTL_MODE_ATOMIC": (BOTH, "d", 0xBC, 56, 0xC03864BC),
-    "DRM_IOCTL_MODE_CREATEPROPBLOB": (BOTH, "d", 0xBD, 16, 0xC01064BD),
-    "DRM_IOCTL_MODE_DESTROYPROPBLOB": (BOTH, "d", 0xBE, 4, 0xC00464BE),
 }
 STRUCTS = {
     "sync_merge_data": ("name fd2 fence flags pad", plain.MergeData),
@@ -84,6 +84,7 @@ STRUCTS = {
     "ls_gem_close": ("handle pad", [0, 4]),
     "ls_prime_handle": ("handle flags fd", [0, 4, 8]),
     "ls_mode_create_dumb": ("height width bpp flags handle pitch size", [0, 4, 8, 12, 16, 20, 24]),
+    "ls_mode_create_blob": ("data length blob_id", [0, 8, 12]),
     "ls_mode_fb_cmd2": (
         "fb_id width height pixel_format flags handles pitches offsets modifier",
         [0, 4, 8, 12, 16, 20, 36, 52, 72],

@@ -34,8 +34,11 @@ class VgemFence(Fence):
 
 
 def near(fence):
-    """Whether a point is where points of a timeline are: a little ahead of it, or behind."""
-    return not isinstance(fence, Point) or abs(signed(fence.value - fence.line.value)) < 1 << 29
+    """Whether a point is where points of a timeline are: a little ahead of it, or behind if it has signaled."""
+    if not isinstance(fence, Point):
+        return True
+    ahead = signed(fence.value - fence.line.value)
+    return abs(ahead) < 1 << 29 and (fence.status != 1 or ahead <= 0)
 
 
 @dataclass(eq=False)
@@ -137,8 +140,9 @@ class Implicit(Fences):
     def import_sync_file(self, one, file, access):
         """Of points of one timeline that are half the circle of its numbers apart the kernel takes either for later.
 
-        Then a point that has signaled replaces one that has not: dma_resv_add_fence asks for numbers only, and
-        dma_buf_import_sync_file gives it signaled fences too. No driver's numbers are ever that far apart.
+        So it does when a timeline has gone round since one of them signaled. Then what has signaled replaces what has
+        not: dma_resv_add_fence asks for numbers only, and dma_buf_import_sync_file gives it signaled fences too. No
+        driver's numbers are ever that far apart.
         """
         there = [fence for fence, _ in one.memory.fences.slots]
         if not all(near(fence) for fence in there + file.group.fences):
@@ -210,7 +214,7 @@ class Buffers(Implicit):
 
     def vgem_fences(self):
         """Those that have not signaled."""
-        slots = [fence for memory in self.memories for fence, _ in memory.fences.slots]
+        slots = {fence for memory in self.memories for fence, _ in memory.fences.slots}
         return [fence for fence in slots if isinstance(fence, VgemFence) and not fence.status]
 
     @precondition(lambda self: len(self.buffers) < self.most_buffers)

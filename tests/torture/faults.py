@@ -71,8 +71,9 @@ class Fault:
         return self.kind == "fail_usercopy" and "_copy_to_user" in self.trace and self.inside[:1] == (LATE,)
 
     def reason(self, table: dict[str, str]) -> str | None:
-        """What `table` says of the innermost of its functions that is in the trace."""
-        return next((table[function] for function in self.trace if function in table), None)
+        """What `table` says of the innermost of its functions that is in the trace; "^function" is the innermost."""
+        names = (*(f"^{function}" for function in self.inside[:1]), *self.trace)
+        return next((table[name] for name in names if name in table), None)
 
     def __str__(self) -> str:
         return f"{self.kind} in {' < '.join(self.inside[:7])}"
@@ -214,7 +215,6 @@ class Sweep:
         answers: dict[str, type[BaseException] | int] | None = None,
         swallowed: dict[str, str] | None = None,
         lost: Callable[..., Any] | None = None,
-        given_up: Callable[..., Any] | None = None,
         kept: Callable[..., Any] = lambda *_: None,
         again: bool = True,
     ) -> None:
@@ -227,7 +227,6 @@ class Sweep:
             answers: function of the kernel to errno or exception, where those are not what KINDS says.
             swallowed: function of the kernel to why a fault there need not make the operation fail; beside SWALLOWED.
             lost: takes away what the kernel made and could not tell of (``Fault.answer_lost``).
-            given_up: takes away what is left after any failure, where the object has let go of it for good.
             kept: what must be as before after a failure, beside this process's descriptors.
             again: whether the operation is to be repeated without a fault with the same objects, after a failure.
         """
@@ -239,7 +238,7 @@ class Sweep:
         gc.freeze()  # what there is already need not be looked at again and again
         try:
             before = everything()
-            options = {**ANSWERS, **(answers or {})}, {**SWALLOWED, **(swallowed or {})}, lost, given_up, kept, again
+            options = {**ANSWERS, **(answers or {})}, {**SWALLOWED, **(swallowed or {})}, lost, kept, again
             for nth in range(1, MOST):
                 if not self.one(nth, operation, right, prepared, options):
                     break
@@ -252,7 +251,7 @@ class Sweep:
 
     def one(self, nth: int, operation: Any, right: Any, prepared: Any, options: Any) -> bool:
         """Try one fault; whether it came."""
-        answers, swallowed, lost, given_up, kept, again = options
+        answers, swallowed, lost, kept, again = options
         outside = open_files()
         self.injector.quiet()  # since the last fault
         with prepared() as state:
@@ -273,8 +272,6 @@ class Sweep:
                     if lost is not None and fault is not None and fault.answer_lost:
                         lost(files, *state)
                         self.row.answers_lost += 1
-                    if given_up is not None:
-                        given_up(files, *state)
                     same((files, there), lambda: (open_files(), kept(*state)))
                     if again:
                         right(operation(*state), *state)

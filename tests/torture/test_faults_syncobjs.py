@@ -11,6 +11,7 @@ from syncobj_words import ask, handles, next_handle
 
 from linuxsync import DrmDevice, Syncobj
 from tests.torture.faults import close_new, covers, equals, holds, open_files
+from tests.torture.faults_known import DESTROYED
 
 pytest_plugins = ["tests.torture.faults_plugin"]
 # No memory for a sync_file is EINVAL there (drm_syncobj_export_sync_file), as if there were no fence.
@@ -73,7 +74,7 @@ def test_create(sweep, gpu, signaled):
 
 @covers("Syncobj.close")
 def test_close(sweep, gpu):
-    """It is closed, whatever the kernel says: whether it was destroyed nobody can tell, and numbers are given again."""
+    """A fault comes before anything has been done: it is asked again."""
 
     @contextmanager
     def one():
@@ -83,11 +84,7 @@ def test_close(sweep, gpu):
     def right(_, one):
         assert (one.closed, lowest_free(gpu)()) == (True, 1)
 
-    def destroy(_, one):
-        ask(gpu.fileno(), "DESTROY", 1)
-        assert one.closed
-
-    sweep(lambda one: one.close(), right, prepare=one, given_up=destroy, again=False)
+    sweep(lambda one: one.close(), right, prepare=one, swallowed=DESTROYED)
 
 
 @covers("Syncobj.to_fd")
@@ -109,8 +106,9 @@ def test_export(sweep, gpu, pending, point):
         lambda: pending.export_sync_file(point),
         holds(1),
         kept=lowest_free(gpu),
-        given_up=lost_export(gpu),
+        lost=lost_export(gpu),
         answers=NO_FILE,
+        swallowed=DESTROYED,
     )
 
 
@@ -144,7 +142,8 @@ def test_import(sweep, gpu, fence, point):
         right,
         prepare=empty,
         kept=lowest_free(gpu),
-        given_up=lost_import(gpu),
+        lost=lost_import(gpu),
+        swallowed=DESTROYED,
         again=False,
     )
 
@@ -153,9 +152,8 @@ def lost_import(gpu):
     """The handle of a syncobj in between, of which nobody was told; or nothing, it was imported."""
 
     def lost(_, made):
-        for number in range(1, 4):
-            if number != made.handle:
-                ask(gpu.fileno(), "DESTROY", number)
+        if lowest_free(gpu)() != made.handle + 1:
+            destroy_last(gpu, made.handle + 1)()
 
     return lost
 

@@ -38,6 +38,8 @@ REQUESTS = {
     "OBJ_GETPROPERTIES": (0xC02064B9, "QQIII"),
     "GETPROPERTY": (0xC04064AA, "QQII32sII"),
     "RMFB": (0xC00464AF, "I"),
+    "GETPROPBLOB": (0xC01064AC, "IIQ"),
+    "DESTROYPROPBLOB": (0xC00464BE, "I"),
     "GETRESOURCES": (0xC04064A0, "QQQQIIIIIIII"),
     "FENCE_ATTACH": (0xC0106441, "IIII"),
     "FENCE_SIGNAL": (0x40086442, "II"),
@@ -122,6 +124,11 @@ def properties(fd: int, number: int, kind: int) -> dict[str, tuple[int, int]]:
         _, (_, _, _, _, name, *_) = ask(fd, "GETPROPERTY", 0, 0, identity)
         found[name.rstrip(b"\0").decode()] = (identity, value)
     return found
+
+
+def blobs(fd: int) -> set[int]:
+    """The property blobs of a device, those of modes that are set too."""
+    return {number for number in range(1, 500) if ask(fd, "GETPROPBLOB", number)[0] == 0}
 
 
 def shown(driver: str) -> dict[str, int]:
