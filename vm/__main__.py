@@ -146,7 +146,8 @@ def torture(options: Options, kernel: str | None, minutes: float | None, argumen
     from .tests import run_torture
 
     options.kernel = kernel or options.kernel or DEBUG
-    return run_torture(minutes, arguments, options.settings(), CHECKOUT)
+    limited = options.timeout is not None
+    return run_torture(minutes, arguments, options.settings(), CHECKOUT, limited=limited)
 
 
 main.add_command(shell)

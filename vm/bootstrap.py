@@ -58,7 +58,8 @@ Commands:
                     Then a table of what each offers, as found by asking it, and how the tests went; --json is the same
                     as data. What a kernel lacks is "unsupported", and the tests of it are left out there
   torture [--minutes N] [ARGS]  tests/torture on the debug kernel: faults injected into every operation, random programs
-                    against models, storms, kills; for about N minutes, or a short round. ARGS are pytest's
+                    against models, storms, kills; for about N minutes, or a short round. ARGS are pytest's; paths of
+                    tests/torture are run in place of all of it
   shell             a root shell in the guest
   bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
   kernel            build the kernel if need be, and print the path of its image; kernel list and kernel prune say which
@@ -72,7 +73,8 @@ Options:
   --kernel PATH     boot this bzImage, or the one in this kernel build tree; one that is called 6.1 is ./6.1
   --kvm, --no-kvm   use KVM, or QEMU's emulation; without either, KVM is tried once and the answer remembered
   --timeout SECONDS the longest that the guest may run, boot included [default: 1800, or 7200 for test, matrix and
-                    --kernel debug; not for an interactive shell]
+                    --kernel debug, and at least half an hour more than the minutes of torture; not for an interactive
+                    shell]
   --rw PATH         a folder that the guest may write; may be repeated. "--rw ." is the checkout, if you are in it
   --cpus N          virtual CPUs [default: 2]
   --memory SIZE     the guest's memory [default: 1G]

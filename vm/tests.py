@@ -164,13 +164,32 @@ def run_everywhere(
     return show_matrix(kernels, in_guest(guest), lambda kernel: of_guest(settings(kernel), checkout), as_json)
 
 
-def run_torture(minutes: float | None, arguments: Sequence[str], settings: runner.Settings, checkout: Path) -> int:
-    """Run tests/torture, or the named ones of it, in the guest; returns pytest's status."""
-    named = [word for word in arguments if not word.startswith("-") and (checkout / word.split("::")[0]).exists()]
-    where = [] if named else ["tests/torture"]
-    words = [*arguments, *where, *([] if minutes is None else [f"--minutes={minutes:g}"])]
-    limit = max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
+def run_torture(
+    minutes: float | None, arguments: Sequence[str], settings: runner.Settings, checkout: Path, *, limited: bool
+) -> int:
+    """Run tests/torture, or the named ones of it, in the guest; returns pytest's status.
+
+    Args:
+        limited: the time limit was asked for, and holds; else it is as long as all of it takes.
+    """
+    words = [torture_test(word, checkout) or word for word in arguments]
+    if not any(torture_test(word, checkout) for word in arguments):
+        words.append("tests/torture")
+    if minutes is not None:
+        words.append(f"--minutes={minutes:g}")
+    limit = settings.timeout if limited else max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
     return runner.run(in_guest(words), replace(of_guest(settings, checkout), timeout=limit), stdin=None)
+
+
+def torture_test(word: str, checkout: Path) -> str | None:
+    """What pytest is to be given for a word that names something in tests/torture, or a file of tests elsewhere.
+
+    Any other word may be an option's, like that of -k, and name a folder of the checkout only by chance.
+    """
+    path, test = place(word, checkout)
+    if path and (path.is_relative_to(checkout / "tests/torture") or (path.suffix == ".py" and path.is_file())):
+        return f"{path}{test}"
+    return None
 
 
 def worst(statuses: Sequence[int]) -> int:
@@ -187,11 +206,8 @@ def phases(arguments: Sequence[str], checkout: Path) -> tuple[list[str] | None, 
     host: list[str] = []
     guest: list[str] = []
     for word in arguments:
-        # tests/vm/test_x.py::test_y, as seen from here or from the checkout.
-        name = word.split("::")[0]
-        paths = [p for p in (Path.cwd() / name, checkout / name) if p.exists()] if not name.startswith("-") else []
-        path = paths[0].resolve() if name and paths else None
-        full = f"{path}{word[len(name) :]}" if path else word
+        path, test = place(word, checkout)
+        full = f"{path}{test}"
         if path and path.is_relative_to(checkout / "tests/host"):
             host.append(full)
         elif path and path.is_relative_to(checkout / "tests/vm"):
@@ -204,3 +220,12 @@ def phases(arguments: Sequence[str], checkout: Path) -> tuple[list[str] | None, 
     if not host and not guest:
         return ["tests/host", *others], ["tests/vm", *others]
     return ([*others, *host] if host else None), ([*others, *guest] if guest else None)
+
+
+def place(word: str, checkout: Path) -> tuple[Path | None, str]:
+    """What tests/vm/test_x.py::test_y names, as seen from here or from the checkout, and its end; None: nothing."""
+    name, colons, test = word.partition("::")
+    if not name or name.startswith("-"):
+        return None, ""
+    paths = [path for path in (Path.cwd() / name, checkout / name) if path.exists()]
+    return (paths[0].resolve() if paths else None), f"{colons}{test}"

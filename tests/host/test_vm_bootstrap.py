@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from linuxsync.vm import bootstrap
+from linuxsync.vm import __main__ as front
+from linuxsync.vm import bootstrap, fencedev, runner
+from linuxsync.vm.command import Options
+from linuxsync.vm.kernel import Kernel
 from linuxsync.vm.tests import phases, worst
 
 CHECKOUT = bootstrap.CHECKOUT
@@ -241,6 +245,69 @@ def test_test_paths_choose_the_phases() -> None:
     assert phases([f"tests/host/{Path(__file__).name}::test_x", "-v"], CHECKOUT) == (["-v", f"{this}::test_x"], None)
     assert phases(["tests/vm"], CHECKOUT) == (None, [guest])
     assert phases(["tests"], CHECKOUT) == ([host], [guest])
+
+
+@pytest.fixture
+def tortured(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[list[str], float]]:
+    """What pytest in the guest is given by a command line, and the guest's time limit; no guest is booted."""
+    runs: list[tuple[list[str], float]] = []
+
+    def run(command: list[str], settings: runner.Settings, **others: object) -> int:
+        runs.append((command[command.index("no:cacheprovider") + 1 :], settings.timeout))
+        return 0
+
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(fencedev, "module", lambda kernel: None)
+    monkeypatch.setattr(Options, "find_kernel", lambda self: Kernel(Path("/nonexistent"), "6.12"))
+
+    def of(line: str) -> tuple[list[str], float]:
+        assert front.run(["--no-kvm", *line.split()]) == 0
+        return runs.pop()
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("folder", "line", "words"),
+    [
+        (".", "", "tests/torture"),
+        (".", "-k vm", "-k vm tests/torture"),
+        (".", "-x -k examples -m linuxsync", "-x -k examples -m linuxsync tests/torture"),
+        ("tests", "-k vm", "-k vm tests/torture"),
+        ("/", "-k tmp", "-k tmp tests/torture"),
+        (".", "--minutes 3 -k models", "-k models tests/torture --minutes=3"),
+        (".", "tests/torture -x", "HERE -x"),
+        (".", "tests/torture/test_models.py::test_x[a::b] -x", "HERE/test_models.py::test_x[a::b] -x"),
+        ("/", "-x tests/torture/test_models.py", "-x HERE/test_models.py"),
+        ("tests", "torture/test_models.py torture/test_faults_drm.py", "HERE/test_models.py HERE/test_faults_drm.py"),
+        ("tests/torture", "test_models.py --minutes 1.5", "HERE/test_models.py --minutes=1.5"),
+        (".", f"-c pyproject.toml --rootdir . {__file__}", f"-c pyproject.toml --rootdir . {__file__}"),
+    ],
+)
+def test_torture_runs_what_is_named(
+    folder: str, line: str, words: str, tortured: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of it where nothing is: an option's value is no path because a folder has the same name."""
+    monkeypatch.chdir(CHECKOUT / folder)
+    assert tortured(f"torture {line}")[0] == words.replace("HERE", f"{CHECKOUT}/tests/torture").split()
+
+
+@pytest.mark.parametrize(
+    ("line", "limit"),
+    [
+        ("torture", 7200),
+        ("torture --minutes 30", 7200),
+        ("torture --minutes 120", 120 * 60 + 1800),
+        ("--kernel 6.1 torture", 1800),
+        ("--kernel 6.1 torture --minutes 10", 10 * 60 + 1800),
+        ("--timeout 60 torture", 60),
+        ("--timeout 60 --kernel 6.1 torture --minutes 30", 60),
+        ("--timeout 9000 torture --minutes 1", 9000),
+    ],
+)
+def test_torture_has_the_time_that_it_takes(line: str, limit: float, tortured: Callable) -> None:
+    """Unless --timeout says otherwise."""
+    assert tortured(line)[1] == limit
 
 
 def test_worst_status_counts() -> None:
