@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-
-import click
 
 from ..inspect import Deadlock, Kind, Owed, Process, StuckFence, Waiter
+from .failures import EXPECTED
+from .files import Unmade, put
 from .text import duration, plain
 
 __all__ = ["as_dot", "as_svg", "as_trees", "sentence"]
 
 DEEPEST = 40  # steps of a chain that are printed
-
-
-class Undrawn(click.ClickException):
-    """There is no picture; 1 would say that something is stuck."""
-
-    exit_code = 2
 
 
 def who(process: Process) -> str:
@@ -145,16 +138,16 @@ def quoted(label: str) -> str:
     return '"' + "\\n".join(lines) + '"'
 
 
-def as_svg(text: str, path: Path) -> None:
-    """Have dot(1) draw a graph into a file."""
+def as_svg(text: str, path: str) -> None:
+    """Have dot(1) draw a graph into a file, whole or not at all, or to stdout, "-"."""
     try:
         done = subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, check=False)
-        if done.returncode != 0:
-            raise Undrawn(f"dot could not draw it: {done.stderr.decode(errors='replace').strip()}")
-        path.write_bytes(done.stdout)
-    except FileNotFoundError as error:
-        if error.filename != "dot":
-            raise Undrawn(f"{path}: {error.strerror}") from None
-        raise Undrawn("--svg takes Graphviz's dot: apt install graphviz, or see --dot") from None
+    except FileNotFoundError:
+        raise Unmade("--svg takes Graphviz's dot: apt install graphviz, or see --dot") from None
     except OSError as error:
-        raise Undrawn(f"{path}: {error.strerror}") from None
+        if error.errno in EXPECTED:
+            raise
+        raise Unmade(f"dot: {error.strerror}") from None
+    if done.returncode != 0:
+        raise Unmade(f"dot could not draw it: {plain(done.stderr.decode(errors='replace').strip())}")
+    put(path, done.stdout)

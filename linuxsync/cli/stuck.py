@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -127,10 +126,12 @@ def deadlock_json(one: Deadlock) -> dict[str, Any]:
 @click.option("--after", metavar="S", type=Seconds(), default=1.0, show_default=True, help="Seconds to poll them for.")
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C, and print only what is new.")
 @click.option("--dot", is_flag=True, help="Print who waits for whom as a graph for Graphviz, instead of the table.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw that graph into a file, by dot(1).")
+@click.option(
+    "--svg", type=click.Path(dir_okay=False, allow_dash=True), help="Draw that graph into a file, or -, by dot(1)."
+)
 @selecting
 @TABLE.options
-def stuck(after: float, watch: bool, dot: bool, svg: Path | None, selection: Selection, output: Output) -> None:
+def stuck(after: float, watch: bool, dot: bool, svg: str | None, selection: Selection, output: Output) -> None:
     """Find fences that do not signal: who holds them, which threads wait, and who is to signal them.
 
     Sync_files, dma-bufs and syncobjs with active fences are polled for --after seconds, which has drivers signal that
@@ -139,7 +140,7 @@ def stuck(after: float, watch: bool, dot: bool, svg: Path | None, selection: Sel
 
     Exit status: 0; 1 if something is stuck; 2 if that could not be told.
     """
-    if (dot or svg) and (watch or output.as_json):
+    if (dot or svg is not None) and (watch or output.as_json):
         raise click.UsageError("a graph is of one moment, and no JSON: not with --watch or --json")
     hold_many()
     try:
@@ -149,9 +150,9 @@ def stuck(after: float, watch: bool, dot: bool, svg: Path | None, selection: Sel
     except KeyboardInterrupt:
         sys.exit(130)
     rows, circles = chosen(found, selection)
-    if dot or svg:
+    if dot or svg is not None:
         text = as_dot(rows, circles)
-        as_svg(text, svg) if svg else print(text)
+        print(text) if svg is None else as_svg(text, svg)
     else:
         report(rows, circles, output, look)
     sys.exit(1 if rows else 0)

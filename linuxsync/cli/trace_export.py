@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
-import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -19,8 +16,7 @@ from ..trace import Fence, Thread, Trace
 from ..trace.page import html
 from ..trace.part import part
 from ..trace.svg import svg
-from .failures import EXPECTED, WRITING
-from .files import write_all
+from .files import Unmade, put
 from .seconds import Seconds
 from .selection import Selection, matches, selecting
 from .text import plain
@@ -38,12 +34,6 @@ Examples:
   linuxsync trace export run.trace --perfetto run.pftrace
 """
 QUIET_SECONDS = 2.0
-
-
-class Unmade(click.ClickException):
-    """The output can't be made; the same exit status as of all commands that can't tell."""
-
-    exit_code = 2
 
 
 @click.command(short_help="Make a page, a picture, or a file for Perfetto", epilog=EXAMPLES)
@@ -140,36 +130,6 @@ def described(selection: Selection, first: float | None, last: float | None) -> 
     if first is not None or last is not None:
         words.append(f"{0 if first is None else first:g} s to {'the end' if last is None else f'{last:g} s'}")
     return f"only {', '.join(words)}" if words else ""
-
-
-def put(path: str, content: bytes) -> None:
-    """Write a file, or stdout; a file that was there is replaced when all is written, or else is as it was."""
-    if path == "-":
-        sys.stdout.flush()
-        write_all(sys.stdout.buffer, content)
-        return
-    try:
-        mode = Path(path).stat().st_mode if Path(path).exists() else None
-        if mode is not None and not stat.S_ISREG(mode):  # /dev/stdout, a pipe: it has no place, as "pipe:[7]" is none
-            Path(path).write_bytes(content)
-            return
-        place = Path(path).resolve()
-        beside = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
-        try:
-            with open(beside, "xb") as file:
-                file.write(content)
-            if mode is not None:
-                beside.chmod(stat.S_IMODE(mode))
-            beside.rename(place)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                beside.unlink()
-            raise
-    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
-        if isinstance(error, OSError) and (error.errno in EXPECTED.keys() - WRITING or error.errno == errno.EPIPE):
-            raise  # nothing that the file is to blame for
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise Unmade(f"can't write {plain(path)}: {reason}") from None
 
 
 @contextmanager

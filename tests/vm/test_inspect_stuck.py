@@ -619,7 +619,9 @@ def test_names_that_would_obey(tmp_path):
     """Escapes, quotes and line breaks in names reach neither the terminal nor dot(1) as such."""
     evil = b'\x1b[2J"]\\n\xff\n<b>'
     ours, theirs = socket.socketpair()
-    file = tmp_path / "graph.svg"
+    file, same = tmp_path / "graph.svg", tmp_path / "same"
+    file.write_text("old")
+    same.hardlink_to(file)
     with (
         ours,
         theirs,
@@ -634,6 +636,7 @@ def test_names_that_would_obey(tmp_path):
     assert f"{harmless} {pid}" in text and not {*text} & {"\x1b", "\xff"}
     assert "\x1b" not in dot
     assert (said.status, said.out) == (1, "")
+    assert same.read_text() == "old"  # it was replaced when all was there, and not written in place
     drawn = ElementTree.parse(file)
     words = [text for node in drawn.iter() if (text := node.text)]
     assert f"{harmless} {pid}" in words and f"{harmless} {waiter}" in words
@@ -647,6 +650,12 @@ def test_a_graph_that_cant_be_drawn(timeline, fence, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     without = linuxsync("stuck", *AFTER, "--svg", str(tmp_path / "file.svg"))
     assert without.status == 2 and "apt install graphviz" in without.err
+    (tmp_path / "dot").write_text("#!/bin/sh\necho '<svg/>'\n")
+    (tmp_path / "dot").chmod(0o755)
+    command = [sys.executable, "-m", "linuxsync.cli", "stuck", *AFTER, "--svg", "-"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
+    assert (done.returncode, done.stdout) == (1, "<svg/>\n"), done.stderr
+    assert [*map(str, tmp_path.iterdir())] == [str(tmp_path / "dot")]
     assert linuxsync("stuck", "--watch", "--dot").status == 2
     assert linuxsync("stuck", "--after", "-1").status == 2
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import termios
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
+import click
 import pytest
 
-from linuxsync import DmaHeap, Timeline
+from linuxsync import DmaHeap, SyncFile
+from linuxsync.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
+FONTS = ["/var/cache/fontconfig", "~/.cache/fontconfig", "~/.fontconfig"]
 TRACING = ["/sys/kernel/tracing/kprobe_events", "/sys/kernel/tracing/instances/linuxsync_*"]
 
 # What strace prints with -y: a string, and a descriptor with the path of its file.
@@ -43,9 +51,20 @@ FILES = f"%file,{OPENS},{OF_DESCRIPTOR},{FIRST},{SECOND},{BOTH}".replace(
     "fchmodat2", "?fchmodat2"
 )  # strace 6.6 brought that one
 
+# Calls for which the last column of the table has words, by these words.
+OTHERS = "?poll,ppoll,pidfd_getfd"
+SAID = {
+    "polls fences": re.compile(r"p?poll\(\[.*<(?:anon_inode:\[?sync_file|/dmabuf)"),
+    "reads the memory": re.compile(r'open(?:at|at2)?\(.*"/proc/\d+/(?:task/\d+/)?mem"'),
+    "duplicate": re.compile(r"pidfd_getfd\("),
+}
+STARTED = re.compile(r'execve\("(?:[^"]*/)?([^"/]+)"')
+SOCKETS = re.compile(r"(socket|socketpair|connect|bind)\(")
+
 # Each row of the table, as it is run here, with what it may write; HERE is the folder that it is run in.
 COMMANDS = {
     "ps": [],
+    "ps --confirm": [],
     "bufs": [],
     "timelines": [],
     "timelines --confirm": [],
@@ -55,17 +74,45 @@ COMMANDS = {
     "top -n 1": [],
     "metrics": [],
     "stuck --after 0.1": [],
+    "stuck --after 0.1 --svg HERE/s.svg": ["HERE/s.svg", "HERE/.s.svg.*", *FONTS],
     "leaks --interval 0.1 --for 0.8": [],
-    "leaks --interval 0.1 --for 0.8 --stacks": TRACING,
+    "leaks --interval 0.1 --for 0.8 --stacks --pid 1": TRACING,
     "doctor": ["/dev/dri/*", "/dev/udmabuf", "/dev/kvm", "/sys/kernel/debug/sync/sw_sync"],
     "metrics --textfile HERE/m.prom": ["HERE/m.prom", "HERE/m.prom.*"],
-    "trace record -o HERE/new --for 0.2": ["HERE/new", *TRACING],
-    "trace live --for 0.2": TRACING,
+    "trace record -o HERE/new --for 0.2 --pid 1 --syscalls --buffer 64": ["HERE/new", *TRACING],
+    "trace live --for 0.2 --pid 1": TRACING,
     "trace report HERE/recorded": [],
     "trace diff HERE/recorded HERE/recorded": [],
     "trace export --html HERE/t.html HERE/recorded": ["HERE/t.html", "HERE/.t.html.*"],
     "trace export --svg HERE/t.svg HERE/recorded": ["HERE/t.svg", "HERE/.t.svg.*"],
+    "trace export --perfetto HERE/t.pftrace HERE/recorded": ["HERE/t.pftrace", "HERE/.t.pftrace.*"],
     "completion bash": [],
+}
+# Options that choose, format, or say how long and how often, and change nothing of that; "" stands for every command.
+HARMLESS = {
+    "": "--version --pid --comm --driver --timeline --json --output --noheadings --raw",
+    "bufs": "--by --exporter",
+    "doctor": "--require",
+    "leaks": "--alarm --all",
+    "metrics": "--no-processes",
+    "ps": "--verbose --active",
+    "stuck": "--watch --dot",
+    "syncobjs": "--active",
+    "timelines": "--active",
+    "top": "--interval --sort --batch",
+    "trace diff": "--fail-if-slower --csv",
+    "trace export": "--from --to",
+    "trace live": "--event",
+    "trace report": "--histogram --chain --csv",
+}
+# Those of test_listens_on_loopback, and of tests/host/test_vm_*.py.
+ELSEWHERE = {
+    "metrics": "--listen",
+    "vm": "--kernel --kvm --timeout --rw --cpus --memory --incoherent --append --device --env --yes --quiet",
+    "vm kernel list": "--json",
+    "vm kernel prune": "--all --dry-run",
+    "vm matrix": "--kernel --json",
+    "vm test": "--junit --limit",
 }
 
 
@@ -132,8 +179,12 @@ def test_changes_are_recognized(line: str, paths: list[str]) -> None:
     assert changed(line, "/here") == paths
 
 
-def traced(folder: Path, words: list[str], *calls: str) -> list[tuple[str, str]]:
-    """The system calls of these kinds that a command makes: the pid, and the call."""
+def traced(folder: Path, words: list[str], *calls: str, terminal: int | None = None) -> list[tuple[str, str]]:
+    """The system calls of these kinds that a command makes: the pid, and the call.
+
+    Args:
+        terminal: what its stdin and stdout are.
+    """
     log = folder / "strace"
     command = [
         "strace",
@@ -152,66 +203,132 @@ def traced(folder: Path, words: list[str], *calls: str) -> list[tuple[str, str]]
     done = subprocess.run(
         [*map(str, command), sys.executable, "-m", "linuxsync.cli", *words],
         cwd=folder,
-        capture_output=True,
+        stdout=subprocess.PIPE if terminal is None else terminal,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=600,
         check=False,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL if terminal is None else terminal,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TERM": "xterm"},
     )
-    assert done.returncode in (0, 1) and not done.stderr.startswith("Usage"), done.stderr
+    assert done.returncode in (0, 1) and not re.match("Usage|Error", done.stderr), done.stderr
     lines = [line.partition(" ") for line in log.read_text().splitlines()]
     return [(pid, call.lstrip()) for pid, _, call in lines]
 
 
-def rows() -> dict[str, list[str]]:
-    """The table's commands, and what stands in backquotes in their third column."""
-    found = {}
+class Row(NamedTuple):
+    """What the table says of a command: what stands in backquotes in its third column, and the last one."""
+
+    command: str
+    writes: list[str]
+    besides: str
+
+
+def rows() -> list[Row]:
+    """The table, a row for each of its commands."""
+    found = []
     for line in (ROOT / "SECURITY.md").read_text().splitlines():
         if line.startswith("| `"):
-            commands, _, writes, *_ = line.strip("| ").split(" | ")
-            for command in re.findall(r"`([^`]+)`", commands):
-                found[command] = re.findall(r"`([^`]+)`", writes)
+            commands, _, writes, besides = (cell.strip() for cell in line.split("|")[1:-1])
+            names = re.findall(r"`([^`]+)`", commands)
+            found += [Row(name, re.findall(r"`([^`]+)`", writes), besides) for name in names]
     return found
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_written(
-    command: str, recorded: Path, tmp_path: Path, keep: Callable, timeline: Timeline, heap: DmaHeap
+    command: str, recorded: Path, tmp_path: Path, keep: Callable, fence: SyncFile, heap: DmaHeap
 ) -> None:
     """A command opens nothing for writing but what the table says, and does none of what is never done."""
-    fence = keep(timeline.create_fence(1))
     keep(heap.alloc(4096))
     (tmp_path / "recorded").write_bytes(recorded.read_bytes())
     words = command.replace("HERE", str(tmp_path)).split()
     if command.startswith("show"):
-        words.append(f"{os.getpid()}:{fence.fileno()}")
-    calls = traced(tmp_path, words, FILES, NEVER, "%network")
+        words += [str(os.getpid()), str(fence.fileno())]
+    calls = traced(tmp_path, words, FILES, NEVER, OTHERS, "%network")
     lines = [line for _, line in calls]
     assert any(line.startswith("openat(AT_FDCWD<") for line in lines)  # strace saw it
     # A memfd is its own.
-    allowed = [one.replace("HERE", str(tmp_path)) for one in COMMANDS[command]] + ["/dev/null", "/memfd:*"]
+    files = [one.replace("HERE", str(tmp_path)).replace("~", str(Path.home())) for one in COMMANDS[command]]
+    allowed = [*files, "/dev/null", "/memfd:*"]
     written = {path for line in lines for path in changed(line, str(tmp_path))}
     strange = [path for path in written if not any(fnmatch(path, one) or fnmatch(path, f"{one}/*") for one in allowed)]
     assert not strange
-    assert "HERE" not in "".join(COMMANDS[command]) or (allowed[0] in written and Path(allowed[0]).exists())
-    never = re.compile(rf"(?:{NEVER.replace(',', '|')}|socket|connect|bind)\(")
+    for one in files:
+        if one.startswith(str(tmp_path)):  # whole or not at all: the file beside it is written, too
+            assert any(fnmatch(path, one) for path in written), one
+            assert "*" in one or Path(one).exists()
+    assert harm(calls) == []
+    assert not [line for line in lines if SOCKETS.match(line)]
+    besides = " ".join(row.besides for row in rows() if is_of(command, row.command))
+    for said, call in SAID.items():
+        done = any(map(call.match, lines))
+        # Whether a duplicate must be taken depends on what there is to be seen.
+        assert done == (said in besides) or (said == "duplicate" and not done), said
+    started = {match[1] for line in lines if (match := STARTED.match(line))}
+    assert started - {Path(sys.executable).name, "cat"} == set(re.findall(r"starts `(\w+)`", besides))
+
+
+def harm(calls: list[tuple[str, str]]) -> list[str]:
+    """Those of the calls that no command makes."""
+    never = re.compile(rf"(?:{NEVER.replace(',', '|')})\(")
     # A cat that reads a file of debugfs, and gets nowhere, is its own.
     own = re.compile(rf"kill\((?:{'|'.join({pid for pid, _ in calls})})(?:<[^>]*>)?, ")
-    assert [line for line in lines if never.match(line) and not own.match(line)] == []
+    return [line for _, line in calls if never.match(line) and not own.match(line)]
+
+
+def test_top_on_a_terminal(tmp_path: Path, fence: SyncFile) -> None:
+    """It writes nothing either, and its sockets are a pair that nobody else can reach."""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 6, 40, 0, 0))  # so little that nobody need read it
+        calls = traced(tmp_path, ["top", "-n", "1"], FILES, NEVER, "%network", terminal=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    lines = [line for _, line in calls]
+    assert [match[1] for line in lines if (match := SOCKETS.match(line))] == ["socketpair"]
+    assert {path for line in lines for path in changed(line, str(tmp_path))} <= {"/dev/null"}
+    assert harm(calls) == []
 
 
 def test_every_row_is_tried() -> None:
     """The table and this file say the same."""
-    said = rows()
+    said: dict[str, set[str]] = {}
+    for row in rows():
+        said.setdefault(row.command, set()).update(row.writes)
     assert "vm" in said  # tests/host/test_vm_runner.py
-    tried = {}
+    tried: dict[str, set[str]] = {}
     for command, writes in COMMANDS.items():
         name = next(row for row in sorted(said, key=len, reverse=True) if is_of(command, row))
-        tried.setdefault(name, []).extend(one for one in writes if not one.startswith("HERE/"))
-    assert tried.keys() == said.keys() - {"vm", "metrics --listen"}
-    for name, writes in tried.items():
-        assert set(writes) == {one for one in said[name] if one.startswith("/")}, name
+        tried.setdefault(name, set()).update("FILE" if one.startswith("HERE/") else one for one in writes)
+    assert tried == {name: writes for name, writes in said.items() if name not in ("vm", "metrics --listen")}
+
+
+def every_option(command: click.Command, name: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Each option of a command and of all below it: whose it is, and its names."""
+    for option in command.params:
+        if isinstance(option, click.Option):
+            yield name, {*option.opts}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for word in command.list_commands(context):
+            below = command.get_command(context, word)
+            assert below is not None
+            yield from every_option(below, f"{name} {word}".strip())
+
+
+def test_every_option_is_thought_of() -> None:
+    """One that may change what a command does stands in COMMANDS: a new one is put there, or among the others."""
+    listed = {
+        (name, word) for table in (HARMLESS, ELSEWHERE) for name, words in table.items() for word in words.split()
+    }
+    there = set()
+    for name, names in every_option(main):
+        there |= {(whose, word) for whose in (name, "") for word in names}
+        tried = any(names & {*command.split()} for command in COMMANDS if is_of(command, name))
+        assert tried or any((whose, word) in listed for whose in (name, "") for word in names), (name, names)
+    assert listed <= there
 
 
 def is_of(command: str, row: str) -> bool:
