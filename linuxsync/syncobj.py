@@ -144,7 +144,8 @@ class Syncobj(_native.Syncobj):
 
         Mirrors DRM_IOCTL_SYNCOBJ_EVENTFD (``drm_syncobj_eventfd_ioctl``). It can't be taken back: until the fence
         signals the kernel keeps a little memory for it, and it is never heard of again if the last handle goes before
-        the fence arrives.
+        the fence arrives. A point of a sw_sync timeline that nothing else holds must be passed before the last
+        descriptor of that timeline goes, which hangs the kernel otherwise: see ``Timeline``.
         """
         self._eventfd(point, fd, wait_available)
 
@@ -168,9 +169,9 @@ class Syncobj(_native.Syncobj):
             OSError: EINVAL, no fence yet and ``wait_for_submit`` is False, or the kernel lacks the request (before
                 6.6); EOPNOTSUPP, a driver without timelines; EMFILE: each waiter holds two descriptors while it waits.
 
-        Mirrors DRM_IOCTL_SYNCOBJ_EVENTFD. Cancelling it gives everything back but what ``eventfd`` says of the kernel's
-        memory. Closing the syncobj leaves it waiting for a point that was not submitted yet. Threads: belongs to the
-        event loop that it is awaited in.
+        Mirrors DRM_IOCTL_SYNCOBJ_EVENTFD. Cancelling it, and a timeout, give everything back but what ``eventfd`` says
+        of the kernel's memory, and of the points of sw_sync timelines. Closing the syncobj leaves it waiting for a
+        point that was not submitted yet. Threads: belongs to the event loop that it is awaited in.
         """
         _wait.seconds_of(timeout)  # before the kernel has taken note of anything
         if not (wait_for_submit or wait_available):

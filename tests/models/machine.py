@@ -167,7 +167,7 @@ def fresh():
 def run_for(machine, seconds, tally):
     """Go on with fresh seeds until that many seconds are over."""
     start = now = time.monotonic()
-    operations, bad_inputs = Machine.operations, Machine.bad_inputs
+    operations, bad_inputs, leaked = Machine.operations, Machine.bad_inputs, Machine.leaked
     examples, done = 2, 0
     try:
         while now < start + seconds:
@@ -180,3 +180,4 @@ def run_for(machine, seconds, tally):
     finally:
         tally.operations += Machine.operations - operations
         tally.bad_inputs += Machine.bad_inputs - bad_inputs
+        tally.objects_leaked += Machine.leaked - leaked

@@ -80,6 +80,7 @@ class Fault:
 
 
 COVERED: set[str] = set()
+LEFT = "something is left"
 # The kernel is told not to mention some allocations that fail (__GFP_NOWARN).
 UNSAID = Fault("failslab", ("__GFP_NOWARN",))
 
@@ -246,6 +247,9 @@ class Sweep:
                 raise AssertionError(f"no end after {MOST} faults")
             gc.collect()
             same(before, everything, "after all")
+        except AssertionError as error:
+            self.tally.objects_leaked += LEFT in str(error)
+            raise
         finally:
             gc.unfreeze()
 
@@ -326,7 +330,7 @@ def same(before: Any, look: Callable[[], Any], when: str = "after a failure") ->
     while (now := look()) != before and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.02)
-    assert now == before, f"something is left {when}: {difference(before, now)}"
+    assert now == before, f"{LEFT} {when}: {difference(before, now)}"
 
 
 def difference(before: Any, now: Any) -> str:

@@ -1,4 +1,4 @@
-"""After all sweeps (this file comes last of them): memory of the kernel that nothing points to any more.
+"""After all others, for this file comes last: memory of the kernel that nothing points to any more.
 
 Only with ``--append kmemleak=on``, which makes every allocation some fifty times slower under emulation.
 """
