@@ -182,11 +182,25 @@ def test_set_name(sweep, buf):
 
 
 @covers("DmaBuf.exporter", "DmaBuf.name", "DmaBuf.refcount", "DmaBuf.ino")
-def test_fdinfo(sweep, buf):
-    sweep(lambda: (buf.exporter, buf.ino), equals((buf.exporter, buf.ino)), swallowed=FILES)
+@pytest.mark.parametrize("name", ["exporter", "name", "refcount", "ino"])
+def test_fdinfo(sweep, buf, name):
+    sweep(lambda: getattr(buf, name), equals(getattr(buf, name)), swallowed=FILES)
 
 
-@covers("DmaBuf.close", "DmaBuf.detach")
+@covers("DmaBuf.detach")
+def test_detach(sweep, heap):
+    """Also while somebody has access, which ends with it."""
+
+    @contextmanager
+    def new():
+        with heap.alloc(SIZE) as made:
+            made.begin_cpu_access(Access.RW)
+            yield made
+
+    sweep(lambda made: made.detach(), lambda fd, _: os.close(fd), prepare=new)
+
+
+@covers("DmaBuf.close")
 def test_close(sweep, heap):
     @contextmanager
     def new():
@@ -281,6 +295,7 @@ def test_strict(sweep, buf, timeline, fence):
             timeline.inc()
 
     sweep(lambda handle: handle.device_reads(fence), lambda _, handle: timeline.inc(), prepare=bound)
+    sweep(lambda handle: handle.device_writes(fence), lambda _, handle: timeline.inc(), prepare=bound)
     sweep(lambda handle: handle.sync(SyncType.FORCPU), prepare=used, swallowed=POLLED_AGAIN)
 
 

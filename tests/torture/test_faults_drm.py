@@ -55,7 +55,17 @@ def close_handle(device):
     return close
 
 
-@covers("DrmDevice.open", "DrmDevice", "DrmDevice.from_fd", "DrmDevice.dup")
+@covers("DrmDevice.from_fd", "DrmDevice.dup")
+@pytest.mark.parametrize("how", [DrmDevice.from_fd, DrmDevice.dup], ids=["from_fd", "dup"])
+def test_another(sweep, device, how):
+    def right(made):
+        with made:
+            assert made.driver == device.driver
+
+    sweep(lambda: how(device), right)
+
+
+@covers("DrmDevice.open", "DrmDevice")
 @pytest.mark.parametrize("driver", ["vgem", "vkms", "virtio_gpu"])
 def test_open(sweep, driver):
     def right(made):
@@ -76,8 +86,9 @@ def test_version(sweep, vgem):
 
 
 @covers("DrmDevice.caps", "DrmDevice.has_syncobj", "DrmDevice.has_timeline_syncobj")
-def test_caps(sweep, device):
-    sweep(lambda: device.caps, equals(device.caps))
+@pytest.mark.parametrize("name", ["caps", "has_syncobj", "has_timeline_syncobj"])
+def test_caps(sweep, device, name):
+    sweep(lambda: getattr(device, name), equals(getattr(device, name)))
 
 
 @covers("DrmDevice.create_dumb", "GemBuffer.create_dumb")

@@ -42,7 +42,13 @@ def counters(*_):
     return {name: count for name, count in alive().items() if name != "fences"}
 
 
-@covers("FenceDevice", "FenceDevice.version", "FenceDevice.has_deadlines")
+@covers("FenceDevice.version", "FenceDevice.has_deadlines")
+@pytest.mark.parametrize("name", ["version", "has_deadlines"])
+def test_version(sweep, device, name):
+    sweep(lambda: getattr(device, name), equals(getattr(device, name)))
+
+
+@covers("FenceDevice")
 def test_open(sweep):
     def right(made):
         with made:
@@ -124,7 +130,18 @@ def test_poke(sweep, device, bufs):
         sweep(both, equals(b"12345678"))
 
 
-@covers("fencedev.Queue.submit", "fencedev.Job.close")
+@covers("fencedev.Job.close")
+def test_close_job(sweep, device, queue, bufs):
+    @contextmanager
+    def done():
+        with device.attach(bufs[0]) as src, queue.submit(Checksum(src)) as job:
+            job.fence.wait(10)
+            yield job
+
+    sweep(lambda job: job.close(), prepare=done)
+
+
+@covers("fencedev.Queue.submit")
 @pytest.mark.parametrize("implicit", [False, True], ids=["", "implicit"])
 def test_submit(sweep, device, queue, bufs, implicit):
     """Two buffers, two in-fences: all that a job can take."""

@@ -11,6 +11,7 @@ from tests.torture.faults import covers, equals, holds
 from tests.torture.faults_known import ASKED_AGAIN, FILES, NAME
 
 pytest_plugins = ["tests.torture.faults_plugin"]
+READ = ["status", "fences", "name", "timestamp_ns", "signaled", "error"]
 MANY = 20  # more than FILE_INFO has room for on the stack
 
 
@@ -55,7 +56,7 @@ def test_merge_of_many(sweep):
             fence.close()
 
 
-@covers("SyncFile.info", "SyncFile.fences", "SyncFile.name", "SyncFile.timestamp_ns", "SyncFile.raise_for_status")
+@covers("SyncFile.info")
 def test_info(sweep, fence):
     sweep(fence.info, equals(fence.info()), swallowed=ASKED_AGAIN)
 
@@ -65,9 +66,15 @@ def test_info_of_many(sweep, many):
     sweep(many.info, equals(many.info()), swallowed=ASKED_AGAIN)
 
 
-@covers("SyncFile.status", "SyncFile.signaled", "SyncFile.error")
-def test_status(sweep, many):
-    sweep(lambda: many.status, equals(0), swallowed=ASKED_AGAIN)
+@covers(*(f"SyncFile.{name}" for name in READ))
+@pytest.mark.parametrize("name", READ)
+def test_status(sweep, many, name):
+    sweep(lambda: getattr(many, name), equals(getattr(many, name)), swallowed=ASKED_AGAIN)
+
+
+@covers("SyncFile.raise_for_status")
+def test_raise_for_status(sweep, many):
+    sweep(many.raise_for_status, equals(None), swallowed=ASKED_AGAIN)
 
 
 @covers("SyncFile.poll", "SyncFile.wait")
@@ -135,7 +142,17 @@ def test_dup(sweep, fence):
     sweep(fence.dup, holds(1))
 
 
-@covers("Timeline", "Timeline.from_fd", "Timeline.dup")
+@covers("Timeline.from_fd", "Timeline.dup")
+@pytest.mark.parametrize("how", [Timeline.from_fd, Timeline.dup], ids=["from_fd", "dup"])
+def test_another_timeline(sweep, timeline, how):
+    def right(made):
+        with made, made.create_fence(1) as fence:
+            assert fence.status == 0
+
+    sweep(lambda: how(timeline), right)
+
+
+@covers("Timeline")
 def test_timeline(sweep):
     """Whatever happens, the thread bears its own name."""
     path, comm = sw_sync.find(), Path("/proc/thread-self/comm").read_text

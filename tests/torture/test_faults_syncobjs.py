@@ -62,14 +62,15 @@ def destroy_last(gpu, before):
 
 @covers("Syncobj.create", "DrmDevice.create_syncobj", "Syncobj")
 @pytest.mark.parametrize("signaled", [False, True], ids=["", "signaled"])
-def test_create(sweep, gpu, signaled):
+@pytest.mark.parametrize("create", [Syncobj.create, DrmDevice.create_syncobj], ids=["", "of the device"])
+def test_create(sweep, gpu, create, signaled):
     free = lowest_free(gpu)
 
     def right(made):
         with made:
             assert free() == made.handle + 1
 
-    sweep(lambda: Syncobj.create(gpu, signaled), right, kept=free, lost=destroy_last(gpu, free()))
+    sweep(lambda: create(gpu, signaled), right, kept=free, lost=destroy_last(gpu, free()))
 
 
 @covers("Syncobj.close")
@@ -169,7 +170,7 @@ def test_transfer(sweep, gpu, pending):
         sweep(lambda: made.transfer(pending, 5, 9), right, lost=lambda *_: made.reset())
 
 
-@covers("Syncobj.signal", "Syncobj.signal_many", "Syncobj.reset", "Syncobj.reset_many")
+@covers("Syncobj.signal", "Syncobj.reset")
 def test_signal(sweep, new):
     def right(*_):
         assert new.query() == 3
@@ -191,6 +192,7 @@ def test_signal_many(sweep, many):
         return Syncobj.query_many(many)
 
     sweep(signal_and_ask, right, lost=lambda *_: Syncobj.reset_many(many))
+    sweep(lambda: Syncobj.reset_many(many), lambda _: Syncobj.signal_many(many))
 
 
 @covers("Syncobj.query", "Syncobj.query_last_submitted")
