@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from io import FileIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from ._mounts import mounts
+from ._native import tracefs as native
 from ._proc import start_time
 from ._ring_buffer import Format, PageFormat, records
 
@@ -56,14 +56,18 @@ class Instance:
     Threads: of one only.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, holding: native.Holding) -> None:
         self.name = name
         self.path = root / "instances" / name
         self.lost = 0
         self.root = root
-        self._pipes: dict[int, FileIO] = {}
-        self._files = ExitStack()
         self.pages = PageFormat.parse((root / "events/header_page").read_text())
+        self._holding = holding
+        holding.make()
+        self._pipes = {
+            int(folder.name[3:]): holding.open(os.fsencode(folder / "trace_pipe_raw"))
+            for folder in sorted((self.path / "per_cpu").iterdir())
+        }
 
     def set(self, file: str, text: str) -> None:
         """Write to one of its control files.
@@ -87,8 +91,9 @@ class Instance:
             OSError: ENOENT, this kernel has no kprobe events; EINVAL or ENOENT, it has no such function, or it must not
                 be probed; EPERM, EACCES.
         """
-        write(self.root / "kprobe_events", f"{kind}:{self.name}/{event} {function} {arguments}\n")
-        return self.format(f"{self.name}/{event}")
+        probe = f"{self.name}/{event}"
+        self._holding.add_probe(f"{kind}:{probe} {function} {arguments}\n".encode(), f"-:{probe}\n".encode())
+        return self.format(probe)
 
     def format(self, event: str) -> Format:
         """Return where an event's fields are.
@@ -113,15 +118,9 @@ class Instance:
 
         Mirrors ``tracing_buffers_read`` (kernel/trace/trace.c).
         """
-        nonblocking = flagged(os.O_RDONLY | os.O_NONBLOCK)
-        if not self._pipes:
-            for file in sorted(self.path.glob("per_cpu/cpu*/trace_pipe_raw")):
-                self._pipes[int(file.parent.name[3:])] = self._files.enter_context(
-                    open(file, "rb", buffering=0, opener=nonblocking)  # noqa: SIM115, the stack closes it
-                )
         for cpu, pipe in self._pipes.items():
             for _ in range(MOST_PAGES):
-                page = pipe.read(self.pages.size)
+                page = self._holding.read(pipe, self.pages.size)
                 if not page:
                     break
                 yield cpu, page
@@ -133,35 +132,27 @@ class Instance:
         """
         return comms_in((self.root / "saved_cmdlines").read_bytes())
 
-    def _close(self) -> None:
-        self._pipes.clear()
-        self._files.close()
-
 
 @contextmanager
 def private_instance() -> Iterator[Instance]:
     """Make a trace instance, and remove it and its probes when the block ends, unless that is in a forked child.
 
-    A signal that ends the process without an exception leaves them, and so does SIGKILL: that is for
-    ``remove_stale()``, which is called here too.
+    It is removed whatever a handler of a signal raises, and where no descriptor is left. A signal that ends the process
+    without an exception leaves it, and so does SIGKILL: that is for ``remove_stale()``, which is called here too.
 
     Raises:
         FileNotFoundError: tracefs is not mounted.
         PermissionError: it is not for this user.
-        OSError: ENOMEM; at the end EBUSY, somebody else uses the instance or one of its probes.
+        OSError: EMFILE, ENOMEM; at the end EBUSY, somebody else uses the instance or one of its probes.
     """
     root = find()
     remove_stale(root)
-    ours = os.getpid()
     name = f"linuxsync_{os.getpid()}_{start_time(os.getpid())}_{pid_namespace()}_{next(numbers)}"
-    instance = Instance(root, name)
+    holding = native.Holding(os.fsencode(root / "instances" / name), os.fsencode(root / "kprobe_events"))
     try:
-        instance.path.mkdir()
-        yield instance
+        yield Instance(root, name, holding)
     finally:
-        instance._close()
-        if os.getpid() == ours:
-            remove(root, name)
+        holding.close()  # in C, and first of all, so that no handler runs before
 
 
 def remove_stale(root: Path | None = None) -> None:
@@ -268,12 +259,6 @@ def find() -> Path:
     raise FileNotFoundError(errno.ENOENT, "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing")
 
 
-def flagged(flags: int) -> Callable[[str, int], int]:
-    """An opener with flags of ours. Truncating kprobe_events would remove the probes of everybody."""
-    return lambda path, _: os.open(path, flags | os.O_CLOEXEC)
-
-
 def write(file: Path, text: str) -> None:
     """Write to a control file, in one go as these want it."""
-    with open(file, "wb", buffering=0, opener=flagged(os.O_WRONLY | os.O_APPEND)) as control:
-        control.write(text.encode())
+    native.write(os.fsencode(file), text.encode())

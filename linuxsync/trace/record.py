@@ -260,7 +260,7 @@ def recording(
     """
     made = Recording()
     ours, begun = os.getpid(), False
-    with tempfile.TemporaryFile(buffering=0) if path is None else nullcontext(path) as file:
+    with temporary() if path is None else nullcontext(path) as file:
         try:
             with (
                 recorder(file, pids=pids, syscalls=syscalls, buffer=buffer, command=shlex.join(sys.argv)) as running,
@@ -309,6 +309,16 @@ def opened(file: str | os.PathLike[str] | BinaryIO) -> AbstractContextManager[Bi
     """What is to be written to; what is open already is left so."""
     # What a buffer of Python's can't write it keeps, and tries again: a full disk would leave half a block.
     return open(file, "wb", buffering=0) if isinstance(file, (str, os.PathLike)) else nullcontext(file)
+
+
+def temporary() -> AbstractContextManager[BinaryIO]:
+    """A file without a name."""
+    try:
+        return tempfile.TemporaryFile(buffering=0)
+    except FileNotFoundError:
+        # To a process that has no descriptor left, too, tempfile says that it has no folder that can be used.
+        with open(os.devnull, "rb"):
+            raise
 
 
 def trim(page: bytes, form: PageFormat) -> bytes:

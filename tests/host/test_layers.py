@@ -59,6 +59,7 @@ NATIVE = {
     "pidfd": {"fd", "processes", "sync_file", "uapi", "xioctl"},
     "table": {"processes"},
     "ring_buffer": set(),
+    "tracefs": {"fd"},
     "sync_file": {"fd", "wait", "xioctl", "uapi"},
     "sw_sync": {"fd", "sync_file", "xioctl", "uapi"},
 }

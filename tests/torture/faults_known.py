@@ -24,3 +24,7 @@ NO_ANSWER = {
 }
 DESTROYED = {"^drm_ioctl": "the number of what is to be destroyed could not be read: linuxsync asks once more"}
 NAME = {"__x64_sys_prctl": "the thread gets its own name back at the second try"}
+# Of tracefs, while linuxsync removes what it has made.
+REMOVED_AGAIN = dict.fromkeys(("__x64_sys_rmdir", "ksys_write"), "linuxsync removes it at the next try")
+MADE_WITHOUT = {"__x64_sys_mkdir": "an instance has no files for some event, as one finds who wants to enable it"}
+NO_INODE = {"proc_alloc_inode": errno.ENOENT}  # for an entry of /proc, which is then as if it were not there

@@ -18,7 +18,7 @@ NONE = {
     r"(sw_sync|fencedev)\.available": "says no, whatever the reason",
     r"drm\.devices": "libudev's, which says nothing of what it could not read",
     r"drm\.(Watch|watch)(\..*)?": "pyudev's: a monitor in a thread of its own, which fail-nth does not reach",
-    r"trace\..*": "reads and writes files with Python's open and read, and asks nobody for fences",
+    r"trace\..*": "reads and writes files with Python's open and read; the trace instance of all of it is swept",
     r"inspect\.Scan(\..*)?": "what inspect.scan has found",
     r"inspect\.(dma_bufs|fence_timelines)": (
         "reads debugfs in a child, which fail-nth does not reach; what it could not read, the scan notes as unseen"
@@ -29,7 +29,9 @@ NONE = {
     r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments|syncobj_files)": (
         "reads /proc as inspect.scan does, for many processes, or asks as inspect.sync_files does"
     ),
-    r"inspect\.(examine|record_stacks|Stacks|Watch)(\..*)?": "made of other operations, of programs and of tracefs",
+    r"inspect\.(examine|record_stacks|Stacks|Watch)(\..*)?": (
+        "made of other operations, of programs and of tracefs; the trace instance of all of it is swept"
+    ),
     r"inspect\.PidFd\.timeline": "as inspect.PidFd.fences",
 }
 # It has no name that one would write.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel_words import has_deadlines
-from linuxsync._native import pidfd, ring_buffer, table
+from linuxsync._native import pidfd, ring_buffer, table, tracefs
 
 from linuxsync import (
     Access,
@@ -39,6 +39,7 @@ from linuxsync.fencedev import Fill
 from linuxsync.inspect.pidfd import PidFd
 from linuxsync.sw_sync import find
 
+TRACEFS = Path("/sys/kernel/tracing")
 PAGE = os.sysconf("SC_PAGESIZE")
 OPERATIONS: list[Callable[[Things], object]] = []
 
@@ -280,6 +281,40 @@ def pages(things: Things) -> None:
     refused(ring_buffer.records, b"", 8, 16)
     refused(ring_buffer.records, None, 8, 16)
     refused(ring_buffer.records, head + struct.pack("=III", 28, 7, 8), 8, 16)
+
+
+@operation
+def instances(things: Things) -> None:
+    path, control = (bytes(TRACEFS / name) for name in ("instances/native", "kprobe_events"))
+    for closes in (True, False):  # or that is left to __del__
+        held = tracefs.Holding(path, control)
+        held.make()
+        held.add_probe(b"p:native/probe sync_file_create\n", b"-:native/probe\n")
+        assert held.read(held.open(path + b"/per_cpu/cpu0/trace_pipe_raw"), 4096) == b""
+        tracefs.write(path + b"/tracing_on", b"0")
+        refused(held.make)
+        refused(held.__init__, path, control)
+        refused(held.open, path + b"/none")
+        refused(held.open, None)
+        refused(held.read, 0, -1)
+        refused(held.read, "0", 1)
+        refused(held.add_probe, b"p:native/wrong no_such_function\n", b"-:native/wrong\n")
+        refused(held.add_probe, None, b"")
+        if closes:
+            held.close()
+            held.close()
+            refused(held.make)
+            refused(held.open, path)
+            refused(held.read, 0, 4096)
+        del held
+    assert not (TRACEFS / "instances/native").exists()
+    refused(tracefs.Holding(path + b"/none/none", b"/none").make)
+    refused(tracefs.Holding.__new__(tracefs.Holding).make)
+    refused(tracefs.Holding, path, b"/proc/version/none")
+    refused(tracefs.Holding, None, control)
+    refused(tracefs.write, path, b"0")
+    refused(tracefs.write, bytes(TRACEFS / "tracing_on"), b"never")
+    refused(tracefs.write, None, None)
 
 
 @operation

@@ -1,19 +1,25 @@
 """Signals whose handlers raise, in the middle of whatever makes something: nothing is lost."""
 
 import gc
+import io
+import os
 import random
 import signal
 import sys
+import threading
 import time
 import warnings
 from contextlib import contextmanager
 
 import pytest
 from buffer_words import PAGE, bufinfo
+from clock_words import becomes
 from drm_words import framebuffers, handles, node_of
+from test_inspect_leaks import trace_state
 
-from linuxsync import Access, DmaHeap, Syncobj, VgemDevice, ddi, kms, udmabuf
+from linuxsync import Access, DmaHeap, Syncobj, VgemDevice, _tracefs, ddi, kms, trace, udmabuf
 from linuxsync.ddi import DmaFlags, DmaHandle, SyncType
+from linuxsync.inspect import record_stacks
 
 
 class StruckError(Exception):
@@ -158,3 +164,31 @@ def test_a_handler_that_raises_leaves_handles_usable(heap, timeline):
         assert (handle.memory[0], handle.length) == (0, PAGE)
         handle.unbind()
         handle.free()
+
+
+@pytest.mark.parametrize("what", ["private_instance", "recorder", "recording", "live_events", "record_stacks"])
+def test_a_handler_that_raises_leaves_no_trace_instance(what, tmp_path):
+    """Nor a probe, nor a thread that collects: whether it raises while they are made, are used or are removed."""
+    before = trace_state()
+
+    def probed():
+        with _tracefs.private_instance() as instance:
+            instance.add_probe("p", "probe", "sync_file_create")
+
+    def in_context(make):
+        with make():
+            pass
+
+    work = {
+        "private_instance": probed,
+        "recorder": lambda: in_context(lambda: trace.recorder(io.BytesIO())),
+        "recording": lambda: in_context(lambda: trace.recording(tmp_path / "fences.trace")),
+        "live_events": lambda: in_context(trace.live_events),
+        "record_stacks": lambda: in_context(lambda: record_stacks([os.getpid()])),
+    }[what]
+    interrupted, finished = struck(work, 20, 10)
+    assert interrupted > 20
+    assert finished > 0
+    becomes([], lambda: [thread.name for thread in threading.enumerate() if thread.name == "linuxsync.trace"], 60)
+    gc.collect()
+    assert trace_state() == before

@@ -11,19 +11,23 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import pytest
 from children import forked
 from clock_words import after
-from kernel_words import refused
+from kernel_words import free_descriptors, refused
 from look_words import as_nobody, linuxsync
 from test_inspect_leaks import TRACEFS, trace_state
 
 from linuxsync import Timeline, _tracefs, trace
+from linuxsync.inspect import record_stacks
 
 PROGRAM = """
 import sys
@@ -525,6 +529,41 @@ def test_stale_probes_of_others_stay():
         assert "p:foreign/probe" in (TRACEFS / "kprobe_events").read_text()
     finally:
         _tracefs.write(TRACEFS / "kprobe_events", "-:foreign/probe\n")
+
+
+@pytest.mark.parametrize("what", ["recording", "recorder", "live_events", "record_stacks"])
+def test_no_descriptor_is_left_at_the_end(what):
+    """What a recording still has to write can't be; but the instance goes, and its probes, as the fixture sees."""
+    made = {
+        "recording": trace.recording,
+        "recorder": lambda: trace.recorder(io.BytesIO()),
+        "live_events": trace.live_events,
+        "record_stacks": lambda: record_stacks([os.getpid()]),
+    }[what]()
+    with ExitStack() as taken:
+        made.__enter__()
+        taken.enter_context(free_descriptors(0))
+        if what in ("live_events", "record_stacks"):
+            made.__exit__(None, None, None)
+        else:
+            with refused(errno.EMFILE):
+                made.__exit__(None, None, None)
+
+
+def test_few_descriptors_are_left_at_the_beginning(monkeypatch):
+    """However many there are: too few are EMFILE, and nothing stays; tempfile would say that it finds no folder."""
+    before = trace_state()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    for free in count():
+        try:
+            with free_descriptors(free), trace.recording():
+                pass
+        except OSError as error:
+            assert error.errno == errno.EMFILE, f"with {free}: {error!r}"
+            assert trace_state() == before
+        else:
+            break
+    assert free > 3  # its file, what the removal takes, and the buffer of one CPU
 
 
 def test_without_dma_fence_events(tmp_path, monkeypatch):
