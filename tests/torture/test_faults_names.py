@@ -23,11 +23,11 @@ NONE = {
     r"inspect\.(dma_bufs|fence_timelines)": (
         "reads debugfs in a child, which fail-nth does not reach; what it could not read, the scan notes as unseen"
     ),
-    r"inspect\.(by_process|deadlocks|growth|names_by_process|tally|open_files|owed_by|named_timelines|same_file)": (
+    r"inspect\.(by_process|deadlocks|growth|names_by_process|tally|open_files|same_file)": (
         "asks nobody, or only kcmp(2), which takes no memory and copies nothing"
     ),
-    r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments|syncobj_files)": (
-        "reads /proc as inspect.scan does, for many processes, or asks as inspect.sync_files does"
+    r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments|syncobj_files|owed_by|named_timelines)": (
+        "reads /proc as inspect.scan does, for many processes, or asks by duplicates as inspect.sync_files does"
     ),
     r"inspect\.(examine|record_stacks|Stacks|Watch)(\..*)?": (
         "made of other operations, of programs and of tracefs; the trace instance of all of it is swept"
