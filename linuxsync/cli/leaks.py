@@ -150,9 +150,10 @@ def leaks(
     """Find processes that get more and more fences or buffers, and say when they run out of descriptors.
 
     Descriptors of each process are counted by what they are: kind, driver and timeline. Such a number grows if, with
-    the samples in three equal spans, even the lowest count of each span is above the highest of the span before: a
-    steady number does not, one that goes up and down does not, one that went up once does not. Something that comes and
-    goes more slowly than --for does: measure longer. Samples are taken at random moments, one in each interval.
+    the samples in three equal spans, even the lowest count of each span is above the highest of the span before (the
+    two samples where spans meet may be equal): a steady number does not, one that goes up and down does not, one that
+    went up once does not. Something that comes and goes more slowly than --for does: measure longer. Samples are taken
+    at random moments, one in each interval.
 
     --stacks puts probes on the kernel's functions that make sync_files and dma-bufs, in a trace instance of its own,
     removed in the end. Of programs without frame pointers only the innermost function is known, and of one that calls

@@ -163,8 +163,10 @@ def growth(samples: Sequence[Sample]) -> list[Growth]:
     """Return how the number of descriptors of each sort in each process went, the fastest growing first.
 
     It grows if, with the samples in three equal spans, even the lowest count of each span is above the highest of the
-    span before. So a steady number does not, nor one that goes up and down, nor one that has gone up once; what
-    grows and shrinks more slowly than the samples last does. It takes at least ``FEWEST`` samples of the process.
+    span before; the two samples where spans meet may be equal, for there may be little time between them. So a steady
+    number does not, nor one that goes up and down, nor one that has gone up once; what grows in every interval does,
+    and so does what grows and shrinks more slowly than the samples last. It takes at least ``FEWEST`` samples of the
+    process.
 
     Args:
         samples: in the order in which they were taken.
@@ -211,7 +213,15 @@ def keeps_growing(counts: Sequence[int]) -> bool:
         return False
     ends = [len(counts) * part // 3 for part in range(4)]
     first, second, third = (counts[ends[part] : ends[part + 1]] for part in range(3))
-    return max(first) < min(second) and max(second) < min(third)
+    return lies_above(second, first) and lies_above(third, second)
+
+
+def lies_above(later: Sequence[int], earlier: Sequence[int]) -> bool:
+    """Whether all of one span are more than all of the span before; the two that are next to each other may be equal.
+
+    Samples are taken at random, one in each interval: these two may have no time between them, others have an interval.
+    """
+    return max(earlier[:-1]) < min(later) and max(earlier) < min(later[1:]) and earlier[-1] <= later[0]
 
 
 def slope(points: Sequence[tuple[int, int]]) -> float:
