@@ -24,14 +24,17 @@ from drm_words import left_open
 from kernel_words import debugfs_timelines
 
 from linuxsync.pytest_plugin.kernel_log import LOST, KernelLog, alarm
+from tests.torture.faults_claims import Claims
 from tests.torture.faults_known import ANSWERS, SWALLOWED
 
 DEBUGFS = Path("/sys/kernel/debug")
 PRINTK = Path("/proc/sys/kernel/printk")
 SETTLES = 120.0  # seconds until the kernel's workers have let go
 MOST = 5000  # faults in one operation; more is a sweep that does not end
+ENOUGH = 3  # numbers that brought no fault, one after the other, end a sweep
 # What fails, and what the kernel says for it to whoever asked.
 KINDS = {"failslab": errno.ENOMEM, "fail_page_alloc": errno.ENOMEM, "fail_usercopy": errno.EFAULT}
+UNNAMED = "not named"
 SETTINGS = {
     "verbose": "2",  # with a backtrace,
     "verbose_ratelimit_interval_ms": "0",  # each of them
@@ -48,7 +51,7 @@ class Fault:
     """What failed.
 
     Attributes:
-        kind: of KINDS.
+        kind: of KINDS, or UNNAMED.
         trace: the functions of the kernel that were on their way, the innermost first.
     """
 
@@ -64,6 +67,11 @@ class Fault:
             r"|_*get_free_pages|get_zeroed_page|vma_alloc_folio|__fail|setup_fault|fail_dump"
         )
         return tuple(function for function in self.trace if not common.match(function))
+
+    @property
+    def says(self) -> int:
+        """The errno that comes of it where nobody knows better; a copy is always named."""
+        return KINDS.get(self.kind, errno.ENOMEM)
 
     @property
     def answer_lost(self) -> bool:
@@ -82,7 +90,7 @@ class Fault:
 COVERED: set[str] = set()
 LEFT = "something is left"
 # The kernel is told not to mention some allocations that fail (__GFP_NOWARN).
-UNSAID = Fault("failslab", ("__GFP_NOWARN",))
+UNSAID = Fault(UNNAMED, ("__GFP_NOWARN",))
 
 
 @dataclass(frozen=True)
@@ -202,10 +210,11 @@ class Injector:
 class Sweep:
     """All faults of one operation, one after another."""
 
-    def __init__(self, injector: Injector, row: Row, tally: Any) -> None:
+    def __init__(self, injector: Injector, row: Row, tally: Any, claims: Claims) -> None:
         self.injector = injector
         self.row = row
         self.tally = tally
+        self.claims = claims
 
     def __call__(
         self,
@@ -232,16 +241,21 @@ class Sweep:
             again: whether the operation is to be repeated without a fault with the same objects, after a failure.
         """
         prepared = (lambda: nullcontext(())) if prepare is None else (lambda: tupled(prepare()))
-        for _ in range(2):  # what is imported, cached or mapped the first time
+        for watched in (self.claims.watched, nullcontext):  # what is imported, cached or mapped the first time
             with prepared() as state:
-                right(operation(*state), *state)
+                with watched(operation):
+                    result = operation(*state)
+                right(result, *state)
+        result = None
         gc.collect()
         gc.freeze()  # what there is already need not be looked at again and again
         try:
             before = everything()
             options = {**ANSWERS, **(answers or {})}, {**SWALLOWED, **(swallowed or {})}, lost, kept, again
+            missed = 0  # in a row: it does not take as many allocations each time
             for nth in range(1, MOST):
-                if not self.one(nth, operation, right, prepared, options):
+                missed = 0 if self.one(nth, operation, right, prepared, options) else missed + 1
+                if missed == ENOUGH:
                     break
             else:
                 raise AssertionError(f"no end after {MOST} faults")
@@ -300,10 +314,10 @@ class Sweep:
             assert said in (failure.kind, failure.errno), f"{said} was expected"
             self.row.other += 1
         elif issubclass(failure.kind, MemoryError):
-            assert KINDS[fault.kind] == errno.ENOMEM, "no memory was wanted"
+            assert fault.says == errno.ENOMEM, "no memory was wanted"
             self.row.memory_error += 1
         else:
-            assert issubclass(failure.kind, OSError) and failure.errno == KINDS[fault.kind], "another exception"
+            assert issubclass(failure.kind, OSError) and failure.errno == fault.says, "another exception"
             self.row.enomem += failure.errno == errno.ENOMEM
             self.row.efault += failure.errno == errno.EFAULT
 
@@ -343,11 +357,15 @@ def difference(before: Any, now: Any) -> str:
     return f"{before!r} is now {now!r}"
 
 
-def covers(*names: str) -> Callable[[Any], Any]:
-    """Say which public operations a test sweeps, as imported but for "linuxsync."; the first names its row."""
+def covers(*names: str, row: str | None = None) -> Callable[[Any], Any]:
+    """Say which public operations a test sweeps, as imported but for "linuxsync."; its row has the first's name.
+
+    Args:
+        row: what its row is called, where it sweeps none that has a name.
+    """
 
     def note(test: Any) -> Any:
-        test.covers = names
+        test.covers, test.row = names, row or names[0]
         COVERED.update(names)
         return test
 

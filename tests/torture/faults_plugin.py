@@ -14,6 +14,7 @@ import pytest
 
 from linuxsync.pytest_plugin.kernel_log import known
 from tests.torture.faults import Injector, Row, Sweep
+from tests.torture.faults_claims import Claims
 
 JSON = "LINUXSYNC_FAULTS_JSON"
 COLUMNS = ("faults", "enomem", "efault", "memory_error", "other", "nevertheless", "answers_lost")
@@ -22,12 +23,19 @@ ROWS: list[Row] = []
 
 @pytest.fixture
 def sweep(request: pytest.FixtureRequest, tally: Any) -> Iterator[Sweep]:
-    """A function that makes every allocation and copy in an operation fail in turn; see ``Sweep.__call__``."""
+    """A function that makes every allocation and copy in an operation fail in turn; see ``Sweep.__call__``.
+
+    Each name that the test covers must have been called in one; if its parameter is one of these names, that one.
+    """
     chosen = getattr(getattr(request.node, "callspec", None), "id", "")
-    row = Row(request.function.covers[0] + (f" [{chosen}]" if chosen else ""))
+    names = request.function.covers
+    row = Row(request.function.row + (f" [{chosen}]" if chosen else ""))
+    claims = Claims([name for name in names if name.rpartition(".")[2] in chosen.split("-")] or names)
     injector = Injector(known(request.config))
     try:
-        yield Sweep(injector, row, tally)
+        yield Sweep(injector, row, tally, claims)
+        assert row.faults, "no fault came in it"
+        assert claims.called == claims.names, f"never called: {', '.join(sorted(claims.names - claims.called))}"
     finally:
         injector.close()
         ROWS.append(row)

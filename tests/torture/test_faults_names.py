@@ -11,8 +11,10 @@ from tests.torture.faults import COVERED
 # Patterns of names, as they are imported but for "linuxsync.", to reasons.
 NONE = {
     r".*\.(closed|fileno|detach)": "asks nobody; detach() of a DmaBuf with an open access is dup()",
+    r".*\.dup": "fcntl(2) takes no memory, and copies nothing",
     r"Timeline\.value|GemBuffer\.device|Syncobj\.(device|handle)|fencedev\.(Queue|Attachment)\.id": "asks nobody",
-    r"ddi\.DmaHandle(\.(bound|granularity|free))?|ddi\.ddi_dma_free_handle|ddi\.DmaMemory": "memory of the process",
+    r"ddi\.(DmaHandle(\.(bound|granularity|free))?|DmaMemory|strict)": "memory of the process",
+    r"ddi\.ddi_dma_(alloc|free)_handle": "memory of the process",
     r"GemBuffer|VgemFence|kms\.Framebuffer|fencedev\.Job": "what makes it is swept",
     r"fencedev\.Operation": "a base of values",
     r"(sw_sync|fencedev)\.available": "says no, whatever the reason",
@@ -91,4 +93,4 @@ def test_every_sweep_says_what_of():
     for module in modules():
         for name, test in inspect.getmembers(module, inspect.isfunction):
             if name.startswith("test_") and "sweep" in inspect.signature(test).parameters:
-                assert test.covers, name
+                assert test.row, name

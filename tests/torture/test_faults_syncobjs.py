@@ -62,15 +62,18 @@ def destroy_last(gpu, before):
 
 @covers("Syncobj.create", "DrmDevice.create_syncobj", "Syncobj")
 @pytest.mark.parametrize("signaled", [False, True], ids=["", "signaled"])
-@pytest.mark.parametrize("create", [Syncobj.create, DrmDevice.create_syncobj], ids=["", "of the device"])
-def test_create(sweep, gpu, create, signaled):
+@pytest.mark.parametrize("of", [Syncobj, DrmDevice], ids=["create", "create_syncobj"])
+def test_create(sweep, gpu, of, signaled):
     free = lowest_free(gpu)
 
     def right(made):
         with made:
             assert free() == made.handle + 1
 
-    sweep(lambda: create(gpu, signaled), right, kept=free, lost=destroy_last(gpu, free()))
+    def create():
+        return Syncobj.create(gpu, signaled) if of is Syncobj else gpu.create_syncobj(signaled)
+
+    sweep(create, right, kept=free, lost=destroy_last(gpu, free()))
 
 
 @covers("Syncobj.close")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from linuxsync import _tracefs
-from tests.torture.faults import MOST, covers, explained, open_files, same
+from tests.torture.faults import ENOUGH, MOST, covers, explained, open_files, same
 from tests.torture.faults_known import ANSWERS, FILES, MADE_WITHOUT, NO_INODE, REMOVED_AGAIN, SWALLOWED
 
 pytest_plugins = ["tests.torture.faults_plugin"]
@@ -25,6 +25,7 @@ def swept(sweep, begin, numbers, swallowed):
 
     With None for `swallowed` it may end well or not: with an event of which the kernel has not made all files.
     """
+    missed = 0
     for nth in numbers:
         gc.collect()
         before = open_files(), ours()
@@ -39,10 +40,13 @@ def swept(sweep, begin, numbers, swallowed):
             same(before, lambda: (open_files(), ours()))
             if fault is not None and swallowed is not None:
                 sweep.count(fault, failure, {**ANSWERS, **NO_INODE}, {**SWALLOWED, **FILES, **swallowed})
-            elif fault is None:
+            elif fault is not None:
+                sweep.row.faults += 1
+            else:
                 assert failure is None, "it failed without a fault"
         sweep.tally.faults_survived += came
-        if not came:
+        missed = 0 if came else missed + 1
+        if missed == ENOUGH:
             return
     assert nth < MOST - 1, "no end"
 
@@ -82,7 +86,7 @@ def removing():
 BEFORE_BUFFERS = range(1, 40)
 
 
-@covers("trace.live_events")
+@covers(row="a trace instance")
 @pytest.mark.parametrize(
     ("begin", "numbers", "swallowed"),
     [
