@@ -1,6 +1,7 @@
 """The machine of the fence device: queues of jobs, and the buffers that they work on."""
 
 import errno
+import struct
 import zlib
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes, initialize, multiple, precondition, rule
 
 from linuxsync import Access, FenceDevice
-from linuxsync.fencedev import Attachment, Checksum, Copy, Fill, Job, JobState, Queue, Use
+from linuxsync.fencedev import Attachment, Checksum, Copy, Fill, Job, JobState, Queue, ScaleAdd, Use
 from tests.models.buffers import ACCESS, BUFFERS, Implicit, Memory
 from tests.models.fences import READ, WRITE, Fence, Group, contexts, just_now
 from tests.models.machine import WAIT
@@ -19,7 +20,7 @@ from tests.models.sync_files import FILES, LINES
 
 QUEUES, ATTACHMENTS = Bundle("queues"), Bundle("attachments")
 SPAN = 64  # bytes of each buffer that a queue may touch: nobody else does, so that they depend on nobody else
-KINDS = [None, Use, Fill, Copy, Checksum]
+KINDS = [None, Use, Fill, Copy, Checksum, ScaleAdd]
 
 
 @dataclass(eq=False)
@@ -122,6 +123,10 @@ class Task:
             self.dst.memory.data[span] = self.word.to_bytes(4, "little") * (SPAN // 4)
         elif self.kind is Copy:
             self.dst.memory.data[span] = self.src.memory.data[span]
+        elif self.kind is ScaleAdd:
+            to, add = (memoryview(one.memory.data[span]).cast("I") for one in (self.dst, self.src))
+            words = [(old * self.word + new) % 2**32 for old, new in zip(to, add, strict=True)]
+            self.dst.memory.data[span] = struct.pack(f"={len(words)}I", *words)
         else:
             self.checksum = zlib.adler32(self.src.memory.data[span])
 
@@ -296,14 +301,15 @@ class Queues(Implicit):
     )
     def submit(self, ring, kind, dst, src, after, error, hang, deaf, implicit, word):
         at = ring.place * SPAN
-        dst = dst if kind in (Use, Fill, Copy) else None
-        src = src if kind in (Use, Copy, Checksum) else None
+        dst = dst if kind in (Use, Fill, Copy, ScaleAdd) else None
+        src = src if kind in (Use, Copy, Checksum, ScaleAdd) else None
         operation = {
             None: lambda: None,
             Use: lambda: Use(dst.real, src.real),
             Fill: lambda: Fill(dst.real, word, at, SPAN),
             Copy: lambda: Copy(dst.real, src.real, at, at, SPAN),
             Checksum: lambda: Checksum(src.real, at, SPAN),
+            ScaleAdd: lambda: ScaleAdd(dst.real, src.real, word, at, at, SPAN),
         }[kind]()
 
         def ask():
@@ -379,7 +385,9 @@ class Queues(Implicit):
             return errno.ENXIO
         if (dst and not dst.access & Access.WRITE) or (src and not src.access & Access.READ):
             return errno.EACCES
-        if kind is Copy and dst.memory is src.memory:
+        if kind is ScaleAdd and not dst.access & Access.READ:
+            return errno.EACCES
+        if kind in (Copy, ScaleAdd) and dst.memory is src.memory:
             return errno.EINVAL  # the same bytes
         return errno.EINVAL if implicit and not used else 0
 

@@ -6,7 +6,7 @@ import pytest
 from fencedev_words import alive
 
 from linuxsync import Access, DmaHeap, FenceDevice, Timeline
-from linuxsync.fencedev import Checksum, Copy, Fill, JobState
+from linuxsync.fencedev import Checksum, Copy, Fill, JobState, ScaleAdd
 from tests.torture.faults import covers, equals
 
 pytest_plugins = ["tests.torture.faults_plugin"]
@@ -207,6 +207,25 @@ def test_fill(sweep, device, queue, bufs):
             assert dst.peek(0, 4) == b"\7\0\0\0"
 
         sweep(lambda: queue.submit(Fill(dst, 7)), right)
+
+
+@covers("fencedev.Queue.submit")
+def test_scale_add(sweep, device, queue, bufs):
+    with device.attach(bufs[0]) as dst, device.attach(bufs[1]) as src:
+
+        @contextmanager
+        def filled():
+            for one, word in ((bufs[0], 3), (bufs[1], 5)):
+                with one.cpu_access() as view:
+                    view[:4] = word.to_bytes(4, "little")
+            yield
+
+        def right(job, _):
+            with job:
+                job.fence.wait(10)
+            assert dst.peek(0, 4) == b"\x1a\0\0\0"
+
+        sweep(lambda _: queue.submit(ScaleAdd(dst, src, 7)), right, prepare=filled)
 
 
 @covers("FenceDevice.close")
