@@ -58,8 +58,9 @@ Commands:
                     Then a table of what each offers, as found by asking it, and how the tests went; --json is the same
                     as data. What a kernel lacks is "unsupported", and the tests of it are left out there
   torture [--minutes N] [ARGS]  tests/torture on the debug kernel: faults injected into every operation, random programs
-                    against models, storms, kills; for about N minutes, or a short round. ARGS are pytest's; paths of
-                    tests/torture are run in place of all of it
+                    against models, storms, kills; and before that parsers fuzzed and native/ with sanitizers, here, and
+                    in the guest what commands may write; for about N minutes, or a short round. ARGS are pytest's; with
+                    -k or paths only what these choose of tests/torture
   shell             a root shell in the guest
   bench [ARGS]      the benchmarks; --json FILE writes the numbers to a file, --check fails where a target is missed
   kernel            build the kernel if need be, and print the path of its image; kernel list and kernel prune say which

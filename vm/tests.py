@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 from . import runner
 from .bootstrap import DEBUG, KERNEL, OLDEST, all_host_tests, oldest_is_tested
@@ -26,6 +28,9 @@ TORTURE_ITSELF = 1800.0
 STOP_LIMIT = 60.0
 # Tests on the host that run with those of the guest, so that these take about as long as all others.
 BESIDE = ("test_torture.py", "test_sanitizers.py")
+# Those that torture has on the host, and the part of its time that the first of them has; a variable says how much.
+ON_THE_HOST = ("test_fuzz.py", "test_sanitizers.py")
+FUZZED, FUZZ_SECONDS = 0.1, "LINUXSYNC_FUZZ_SECONDS"
 
 
 def run_tests(arguments: Sequence[str], settings: Callable[[], runner.Settings], checkout: Path) -> int:
@@ -105,10 +110,12 @@ def pass_on(kept: int, writer: subprocess.Popen[bytes]) -> None:
         time.sleep(0.2)
 
 
-def on_the_host(arguments: Sequence[str], checkout: Path) -> int:
-    """Run pytest here, and return its status."""
+def on_the_host(arguments: Sequence[str], checkout: Path, env: Mapping[str, str] | None = None) -> int:
+    """Run pytest here, with more variables than ours, and return its status."""
     command = [sys.executable, "-m", "pytest", *arguments]
-    with subprocess.Popen(command, cwd=checkout, preexec_fn=heed_interrupts) as process:
+    with subprocess.Popen(
+        command, cwd=checkout, env={**os.environ, **(env or {})}, preexec_fn=heed_interrupts
+    ) as process:
         try:
             return process.wait()
         except BaseException as error:
@@ -167,18 +174,44 @@ def run_everywhere(
 def run_torture(
     minutes: float | None, arguments: Sequence[str], settings: runner.Settings, checkout: Path, *, limited: bool
 ) -> int:
-    """Run tests/torture, or the named ones of it, in the guest; returns pytest's status.
+    """Run what tries to break linuxsync, or the named ones of tests/torture; returns the worst status.
+
+    Unless some of them were chosen, by paths or -k, first on the host: parsers are given whatever bytes, and native/ is
+    built with sanitizers. Then in the guest: what commands may write, and tests/torture, whose table comes last and
+    counts those inputs as well.
 
     Args:
-        limited: the time limit was asked for, and holds; else it is as long as all of it takes.
+        limited: the time limit was asked for, and holds for the guest; else it is as long as all of it takes.
     """
+    guest = of_guest(settings, checkout)
+    statuses = []
     words = [torture_test(word, checkout) or word for word in arguments]
-    if not any(torture_test(word, checkout) for word in arguments):
+    chosen = any(torture_test(word, checkout) for word in arguments)
+    if not chosen and not any(word.startswith("-k") for word in arguments):
+        status, inputs = torture_on_the_host(minutes, arguments, checkout)
+        statuses.append(status)
+        words += ["tests/vm/test_security.py", f"--inputs={inputs}"]
+        minutes = minutes and minutes * (1 - FUZZED)
+        runner.note("what commands may write, and tests/torture, in the guest")
+    if not chosen:
         words.append("tests/torture")
     if minutes is not None:
         words.append(f"--minutes={minutes:g}")
     limit = settings.timeout if limited else max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
-    return runner.run(in_guest(words), replace(of_guest(settings, checkout), timeout=limit), stdin=None)
+    return worst([*statuses, runner.run(in_guest(words), replace(guest, timeout=limit), stdin=None)])
+
+
+def torture_on_the_host(minutes: float | None, arguments: Sequence[str], checkout: Path) -> tuple[int, int]:
+    """Fuzz the parsers for their share of the time, and run with sanitizers: pytest's status, and how many inputs."""
+    runner.note("parsers and sanitizers on the host")
+    harnesses = len([*(checkout / "tests/fuzz").glob("fuzz_*.py")])
+    seconds = {} if minutes is None else {FUZZ_SECONDS: str(math.ceil(minutes * 60 * FUZZED / harnesses))}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        words = [*arguments, *(f"tests/host/{name}" for name in ON_THE_HOST), f"--junit-xml={report}"]
+        status = on_the_host(words, checkout, seconds)
+        properties = ElementTree.parse(report).iter("property") if report.exists() else []
+        return status, sum(int(one.get("value", "0")) for one in properties if one.get("name") == "inputs")
 
 
 def torture_test(word: str, checkout: Path) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
+from linuxsync.vm.tests import torture_on_the_host
 from processes import assert_nothing_left, environment, processes_of
 
 LIMIT = 600.0
@@ -116,3 +117,21 @@ def test_nobody_listens(cache: Path) -> None:
         finally:
             run.kill()
     assert_nothing_left(cache)
+
+
+@pytest.mark.parametrize(("passes", "status"), [("True", 0), ("False", 1)], ids=["pass", "fail"])
+def test_torture_on_the_host(passes: str, status: int, tmp_path: Path) -> None:
+    """Parsers have their share of the minutes, a tenth; their inputs are counted, and any failure is told."""
+    tests, harnesses = tmp_path / "tests/host", tmp_path / "tests/fuzz"
+    for folder in (tests, harnesses):
+        folder.mkdir(parents=True)
+    for name in ("fuzz_one.py", "fuzz_two.py", "harness.py"):
+        (harnesses / name).touch()
+    (tests / "test_fuzz.py").write_text(
+        "import os, pytest\n\n"
+        "@pytest.mark.parametrize('inputs', [1000, 200])\n"
+        "def test_one(inputs, record_property):\n"
+        "    record_property('inputs', inputs + int(os.environ['LINUXSYNC_FUZZ_SECONDS']))\n"
+    )
+    (tests / "test_sanitizers.py").write_text(f"def test_one(): assert {passes}\n")
+    assert torture_on_the_host(2.0, ["-q"], tmp_path) == (status, 1200 + 2 * 6)

@@ -34,7 +34,7 @@ class Tally:
         operations: calls that were to work, whatever came of them.
         faults_injected: allocations and copies that failed because they were told to.
         faults_survived: those after which the right exception came, nothing was lost and all went on.
-        bad_inputs: calls that had to be refused, and were.
+        bad_inputs: calls that had to be refused, and were, and what parsers were given on the host.
         killed: processes that were killed in the middle of something.
         objects_leaked: descriptors, buffers, handles and fences that were left.
         kernel_splats: tests in which the kernel's detectors reported something.
@@ -64,6 +64,7 @@ TALLY = Tally()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long."""
     parser.addoption("--minutes", type=float, metavar="N", help="share out N minutes among the tests that can go on")
+    parser.addoption("--inputs", type=int, default=0, metavar="N", help="what parsers were given on the host, as bad")
 
 
 @pytest.hookimpl(trylast=True)
@@ -120,8 +121,9 @@ def nothing_is_left(pytestconfig: pytest.Config) -> Iterator[None]:
     assert (after, left) == (before, {})
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was done."""
+    TALLY.bad_inputs += config.getoption("--inputs")
     terminalreporter.section("torture")
     for line in TALLY.lines():
         terminalreporter.write_line(line)
