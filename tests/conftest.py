@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from linuxsync.vm import console
 
 collect_ignore = ["adopter"]  # somebody else's project, which tests/host/test_adopter.py runs
 REQUIRED = os.environ.get("LINUXSYNC_REQUIRE_VM", "") not in ("", "0")
@@ -39,6 +40,23 @@ def no_descriptor_leaks() -> Iterator[None]:
     lost = {fd: target for fd, target in before.items() if after.get(fd) != target}
     if left or lost:
         pytest.fail(f"descriptors left open: {left}; closed although not the test's: {lost}", pytrace=False)
+
+
+def mark(text: str) -> None:
+    """Write to the log of the guest's kernel, so that ``vm/run`` knows which of its reports no test has judged."""
+    if os.environ.get("LINUXSYNC_VM"):
+        Path("/dev/kmsg").write_text(text)
+
+
+def pytest_sessionstart() -> None:
+    """The plugin looks at the log already."""
+    mark(console.BEGIN)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """The plugin still does, once more."""
+    mark(console.END)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

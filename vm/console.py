@@ -25,6 +25,8 @@ _REPORT = re.compile(
 )
 _WARNING = re.compile(_STAMP + r"WARNING: .*", re.MULTILINE)
 _CUT_HERE = "[ cut here ]"
+# What our tests write to the kernel's log when the first begins and when the last has ended (tests/conftest.py).
+BEGIN, END = "linuxsync: tests begin", "linuxsync: tests end"
 _END_TRACE = "---[ end trace"
 
 
@@ -57,6 +59,18 @@ def report(text: str) -> str | None:
     """The first line with which one of a debug kernel's detectors reports a mistake, or None."""
     match = _REPORT.search(text)
     return match[0] if match else None
+
+
+def mistake(text: str) -> str | None:
+    """The first line of a detector's report or of a warning (WARN_ON), or None."""
+    match = _REPORT.search(text) or _WARNING.search(text)
+    return match[0] if match else None
+
+
+def outside(text: str) -> str:
+    """What of a log came before the first test and after the last one; all of it if no test began."""
+    before, _, rest = text.partition(BEGIN)
+    return before + rest.rpartition(END)[2] if END in rest else before
 
 
 def warnings(text: str, most: int = 40) -> str:

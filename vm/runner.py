@@ -85,7 +85,8 @@ class Settings:
         env: what is added to the environment that the command gets anyway.
         quiet: say nothing on stderr unless something is wrong.
         fencedev: the fence device's module, which the guest loads, if there is one.
-        strict: a warning of the kernel's loses the guest.
+        strict: a warning of the kernel's loses the guest, from its boot until it is off.
+        judges: but not one during the command's tests, which judge it themselves (console.BEGIN).
     """
 
     kernel: Kernel
@@ -101,6 +102,7 @@ class Settings:
     quiet: bool = False
     fencedev: Path | None = None
     strict: bool = False
+    judges: bool = False
 
 
 def note(text: str) -> None:
@@ -136,9 +138,11 @@ def run(command: Sequence[str], settings: Settings, *, stdin: int | None = 0, st
             raise lost(folder, f"the guest's kernel is broken: {said.strip()}")
         if guest.taint & (console.TAINT_DIE | console.TAINT_BAD_PAGE):
             raise lost(folder, "the guest's kernel oopsed while the command ran")
+        said = console.mistake(console.outside(text) if settings.judges else text)
+        if settings.strict and (said or (guest.taint & console.TAINT_WARN and not settings.judges)):
+            where = ", outside of all tests" if settings.judges else ""
+            raise lost(folder, f"the guest's kernel found a mistake{where}: {said or 'a warning, see its log'}")
         said = console.report(console.read(folder / "console.log", guest.up_at or 0))
-        if settings.strict and (said or guest.taint & console.TAINT_WARN):
-            raise lost(folder, f"the guest's kernel found a mistake: {said or 'a warning, see its log'}")
         if said or guest.taint & console.TAINT_WARN:
             warned = console.warnings(console.read(folder / "console.log", guest.up_at or 0))
             note(f"the guest's kernel printed a warning while the command ran (console log: {keep_log(folder)}):")

@@ -146,11 +146,14 @@ def in_guest(arguments: Sequence[str]) -> list[str]:
 
 
 def of_guest(settings: runner.Settings, checkout: Path) -> runner.Settings:
-    """The guest in which that is done: no test may be skipped there, and a warning fails the test it came in."""
+    """The guest in which that is done: no test may be skipped there, and a warning fails the test it came in.
+
+    What a debug kernel's detectors report before the first test, or after the last, loses the guest.
+    """
     env = {**settings.env, "LINUXSYNC_REQUIRE_VM": "1", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
     # Before a test reads what the kernel said of it, the log may not go round: detectors say a lot.
     append = (*settings.append, "log_buf_len=4M")
-    return replace(settings, cwd=checkout, env=env, append=append, strict=False)
+    return replace(settings, cwd=checkout, env=env, append=append, judges=True)
 
 
 def run_everywhere(

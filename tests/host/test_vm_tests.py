@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkout import ROOT
+from linuxsync.vm import kernel as kernels
+from linuxsync.vm import runner, tests
+from linuxsync.vm.command import guest_environment
 from linuxsync.vm.tests import torture_on_the_host
 from processes import assert_nothing_left, environment, processes_of
 
@@ -122,16 +127,77 @@ def test_nobody_listens(cache: Path) -> None:
 @pytest.mark.parametrize(("passes", "status"), [("True", 0), ("False", 1)], ids=["pass", "fail"])
 def test_torture_on_the_host(passes: str, status: int, tmp_path: Path) -> None:
     """Parsers have their share of the minutes, a tenth; their inputs are counted, and any failure is told."""
-    tests, harnesses = tmp_path / "tests/host", tmp_path / "tests/fuzz"
-    for folder in (tests, harnesses):
+    here, harnesses = tmp_path / "tests/host", tmp_path / "tests/fuzz"
+    for folder in (here, harnesses):
         folder.mkdir(parents=True)
     for name in ("fuzz_one.py", "fuzz_two.py", "harness.py"):
         (harnesses / name).touch()
-    (tests / "test_fuzz.py").write_text(
+    (here / "test_fuzz.py").write_text(
         "import os, pytest\n\n"
         "@pytest.mark.parametrize('inputs', [1000, 200])\n"
         "def test_one(inputs, record_property):\n"
         "    record_property('inputs', inputs + int(os.environ['LINUXSYNC_FUZZ_SECONDS']))\n"
     )
-    (tests / "test_sanitizers.py").write_text(f"def test_one(): assert {passes}\n")
+    (here / "test_sanitizers.py").write_text(f"def test_one(): assert {passes}\n")
     assert torture_on_the_host(2.0, ["-q"], tmp_path) == (status, 1200 + 2 * 6)
+
+
+WARNS = r"""
+#include <linux/module.h>
+static int __init start(void)
+{
+	WARN(1, "linuxsync test warning\n");
+	return -ENODEV;
+}
+module_init(start);
+MODULE_LICENSE("GPL");
+"""
+TEST = """
+import subprocess
+import pytest
+
+@pytest.mark.linuxsync(kernel_may_warn={may})
+def test_loading():
+    if {loads}:
+        subprocess.run(["insmod", {module!r}], stderr=subprocess.DEVNULL)
+"""
+
+
+@pytest.fixture(scope="module")
+def warns(kernel: kernels.Kernel, build_module: Callable[[kernels.Kernel, str], Path]) -> Path:
+    """A module that makes the kernel warn when it is loaded."""
+    return build_module(kernel, WARNS)
+
+
+@pytest.mark.parametrize(
+    ("where", "status"), [("boot", None), ("before", None), ("after", None), ("in it", 1), ("as expected", 0)]
+)
+def test_reports_outside_of_tests(
+    where: str,
+    status: int | None,
+    cache: Path,
+    kernel: kernels.Kernel,
+    warns: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a kernel with detectors they lose the guest (None), though all tests pass; tests judge those that they see."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    text = TEST.format(may=where == "as expected", loads=status is not None, module=str(warns))
+    (tmp_path / "test_it.py").write_text(text)
+    words = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "tests.conftest"]
+    pytest_ = shlex.join(tests.in_guest([*words, str(tmp_path / "test_it.py")]))
+    load = f"insmod {warns} 2>/dev/null"
+    script = {"before": f"{load}; exec {pytest_}", "after": f"{pytest_} && {{ {load}; true; }}"}.get(where, pytest_)
+    guest = runner.Settings(kernel, env=guest_environment(), strict=True, fencedev=warns if where == "boot" else None)
+    with (tmp_path / "said").open("wb") as said:
+        out = said.fileno()
+        try:
+            ended = runner.run(["sh", "-c", script], tests.of_guest(guest, ROOT), stdin=None, stdout=out, stderr=out)
+        except runner.GuestLost as lost:
+            assert "found a mistake, outside of all tests: " in lost.reason
+            ended = None
+    printed = (tmp_path / "said").read_text()
+    assert ended == status, printed
+    assert ("1 failed" if status else "1 passed") in printed
+    assert_nothing_left(cache)
