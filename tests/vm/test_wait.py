@@ -6,6 +6,8 @@ import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -101,6 +103,14 @@ def test_an_interrupted_wait_keeps_its_deadline(wait, fence):
     with alarms(0.005, handler), lasts(1), refused(errno.ETIME, TimeoutError):
         wait(fence, 1)
     assert len(seen) >= 3
+
+
+def test_a_poll_that_is_always_interrupted_keeps_its_deadline():
+    """Signals may come faster than poll(2) ends: once time is over nothing is asked again. strace has it say EINTR."""
+    code = "from linuxsync import *\nwith Timeline() as t, t.create_fence(1) as f: print(f.poll(), f.poll(0.2))"
+    command = ["strace", "-qqq", "-e", "trace=none", "-e", "inject=?poll,ppoll:error=EINTR", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("False False\n", 0), done.stderr
 
 
 def test_an_interrupted_wait_still_sees_the_signal(wait, timeline, fence):
