@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from . import _wait
 from ._fd import OwnedFd
+from .errors import OURS
 
-__all__ = ["DrmEvent", "Watch", "minors", "watch"]
+__all__ = ["DrmEvent", "Watch", "asked", "minors", "watch"]
 
 # pyudev has no types, hence Any for its objects. A device of its is a mapping too, so ask `is None` and not whether.
 
 _local = threading.local()
+_CLASS = "/sys/class/drm"
 
 
 def _context() -> Any:
@@ -30,19 +35,46 @@ def _context() -> Any:
     return _local.context
 
 
+def _names() -> list[str]:
+    """The nodes of devices, from the kernel: a list of libudev's lacks, without a word, what it could not read."""
+    try:
+        names = os.listdir(_CLASS)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    return [name for name in names if re.fullmatch(r"(card|renderD)\d+", name)]
+
+
+def asked(question: Callable[[], Any]) -> Any:
+    """Return what pyudev answers, None if there is no such thing; but not where libudev had no room to look."""
+    import pyudev
+
+    ctypes.set_errno(0)
+    try:
+        answer = question()
+    except pyudev.DeviceNotFoundError:
+        answer = None
+    error = ctypes.get_errno()  # pyudev keeps it to itself
+    if answer is None and error in OURS:
+        raise OSError(error, f"{os.strerror(error)}: libudev can't read what {_CLASS} has")
+    return answer
+
+
 def minors() -> list[dict[str, Any]]:
     """Return one dict for each DRM device, in the order of their numbers: ``card`` and ``renderD`` to pyudev.Device."""
-    # libudev leaves out what it has no descriptors to read, and does not say so; this does.
+    # libudev takes what it has no descriptors to read for nothing, and does not say so; this does.
     with ExitStack() as spare:
         for _ in range(4):
             spare.enter_context(OwnedFd._taking(os.open, "/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    import pyudev
+
     found: dict[str, dict[str, Any]] = {}
-    for device in _context().list_devices(subsystem="drm", DEVTYPE="drm_minor"):
-        kind = device.sys_name.rstrip("0123456789")
-        if device.device_node and kind in ("card", "renderD"):
+    for name in _names():
+        device = asked(partial(pyudev.Devices.from_name, _context(), "drm", name))
+        if device is not None:
             # The two nodes of a device have nothing in common but what they hang from.
-            owner = device if device.parent is None else device.parent
-            found.setdefault(owner.sys_path, {})[kind] = device
+            parent = asked(partial(getattr, device, "parent"))
+            owner = device if parent is None else parent
+            found.setdefault(owner.sys_path, {})[name.rstrip("0123456789")] = device
     # The render node of card0 is renderD128, unless one of the two is missing.
     return sorted(found.values(), key=lambda nodes: min(int(node.sys_number) % 64 for node in nodes.values()))
 

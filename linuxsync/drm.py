@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import _uapi
 from ._gem import GemBuffer
 from ._native import drm as _native
-from ._udev import DrmEvent, Watch, minors, watch
+from ._udev import DrmEvent, Watch, asked, minors, watch
 from .dma_buf import DmaBuf
 
 if TYPE_CHECKING:
@@ -109,13 +109,18 @@ def devices() -> list[DrmNode]:
     return [_describe(nodes.get("card"), nodes.get("renderD")) for nodes in minors()]
 
 
+def _path(node: Any) -> str:
+    # As drm_devnode() has it; without memory for that the kernel says /dev/card0 in "uevent", where udev reads it.
+    return f"/dev/dri/{node.sys_name}"
+
+
 def _describe(primary: Any, render: Any) -> DrmNode:
     driver = None
     for node in (render, primary):
         if node is None:
             continue
         try:
-            with DrmDevice.open(path=node.device_node) as device:
+            with DrmDevice.open(path=_path(node)) as device:
                 driver = device.driver
             break
         except OSError as error:
@@ -123,13 +128,16 @@ def _describe(primary: Any, render: Any) -> DrmNode:
                 raise
             continue  # not for this user, or unplugged since
     first = render if primary is None else primary
+    parent = asked(lambda: first.parent)
+    # Before the tags, which are read with it, and of which libudev does not say that it could not read them.
+    seat = asked(lambda: first.properties.get("ID_SEAT"))
     return DrmNode(
         driver,
-        None if primary is None else primary.device_node,
-        None if render is None else render.device_node,
+        None if primary is None else _path(primary),
+        None if render is None else _path(render),
         first.sys_path,
-        None if first.parent is None else first.parent.subsystem,
-        first.properties.get("ID_SEAT", "seat0"),
+        None if parent is None else asked(lambda: parent.subsystem),
+        seat or "seat0",
         tuple(sorted(first.tags)),
     )
 

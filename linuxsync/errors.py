@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from ._native.sync_file import SyncFileInfo
 
 __all__ = ["FenceError", "RangeError"]
+
+# What a call answers that found this process, or this machine, without room: it says nothing of what was asked for.
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFAULT})
 
 
 class FenceError(OSError):

@@ -16,7 +16,7 @@ from warnings import warn
 
 from . import _coherence, _uapi
 from ._coherence import Watch
-from ._fd import OwnedFd
+from ._fd import OwnedFd, may_open
 from .ddi import CoherenceError, DmaFlags, DmaHandle
 from .dma_buf import Access, DmaBuf
 from .sync_file import SyncFile
@@ -49,9 +49,12 @@ _WORD = 4
 def available() -> bool:
     """Whether ``FenceDevice()`` would find a node that this process may open.
 
+    Raises:
+        OSError: ENOMEM, of our own.
+
     Mirrors faccessat(2) of /dev/fencedev, with AT_EACCESS.
     """
-    return os.access(_PATH, os.R_OK | os.W_OK, effective_ids=True)
+    return may_open(_PATH)
 
 
 class JobState(IntEnum):

@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+from ._fd import may_open
 from ._mounts import mounts
 from ._native import sw_sync as _native
 from .sync_file import FenceStatus, SyncFile
@@ -56,11 +57,14 @@ def find() -> str:
 def available() -> bool:
     """Whether ``Timeline()`` would find a sw_sync file that this process may open.
 
+    Raises:
+        OSError: EMFILE, ENFILE, ENOMEM: of our own.
+
     Mirrors faccessat(2) of ``find()``, with AT_EACCESS.
     """
     try:
-        return os.access(find(), os.R_OK | os.W_OK, effective_ids=True)
-    except OSError:
+        return may_open(find())
+    except (FileNotFoundError, PermissionError):
         return False
 
 

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, SupportsIndex, TypeVar
@@ -10,6 +11,7 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 def watch_births(watcher: Callable[[object], object] | None) -> Callable[[object], object] | None: ...
+def check_access(path: str | os.PathLike[str], mode: int) -> None: ...
 
 @disjoint_base
 class OwnedFd:

@@ -12,11 +12,14 @@ from warnings import warn
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
+    int faccessat(int directory, const char *path, int mode, int flags)
 
 cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int cmd, ...)
     const int F_DUPFD_CLOEXEC
     const int F_GETFD
+    const int AT_FDCWD
+    const int AT_EACCESS
 
 cdef tuple no_arguments = ()
 cdef object watcher_of_births = None
@@ -34,6 +37,22 @@ def watch_births(watcher):
     global watcher_of_births
     before, watcher_of_births = watcher_of_births, watcher
     return before
+
+
+def check_access(path, int mode):
+    """Ask whether this process may open a file: faccessat(2), by the effective ids.
+
+    Args:
+        path: as os.fsencode takes it.
+        mode: os.R_OK, os.W_OK, os.X_OK, or several.
+    Raises:
+        OSError: whatever the answer is, which os.access() makes a plain no of.
+    """
+    from os import fsencode, strerror
+    cdef bytes name = fsencode(path)
+    if faccessat(AT_FDCWD, name, mode, AT_EACCESS) < 0:
+        error = errno
+        raise OSError(error, strerror(error), path)
 
 
 cdef int born(object made) except -1:

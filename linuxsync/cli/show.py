@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from ..errors import OURS
 from ..inspect import (
     Descriptor,
     HeldBuffer,
@@ -123,7 +124,9 @@ def is_at(one: Descriptor, node: os.stat_result) -> bool:
     """Whether a descriptor is of that file, or of that device by another name."""
     try:
         found = Path("/proc", str(one.process.pid), "fd", str(one.fd)).stat()
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return False
     if stat.S_ISCHR(node.st_mode):
         return stat.S_ISCHR(found.st_mode) and found.st_rdev == node.st_rdev
@@ -266,7 +269,9 @@ def of_device(one: Descriptor, look: Scan) -> list[Fact]:
     """A device's open file, and what its driver has to say of it."""
     try:
         text = os.fsdecode(Path("/proc", str(one.process.pid), "fdinfo", str(one.fd)).read_bytes())
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         text = ""
     said = dict(line.split(":", 1) for line in text.split("\n") if ":" in line)
     own = {key: value.strip() for key, value in said.items() if key not in GENERIC}

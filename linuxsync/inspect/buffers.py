@@ -294,9 +294,10 @@ def kernel_buffers(listed: dict[int, ListedBuffer] | None) -> dict[int, tuple[in
 
 def alive() -> set[int]:
     """The inode numbers of all buffers that there are now."""
-    if SYSFS.is_dir():
+    try:
         return {int(entry.name) for entry in SYSFS.iterdir()}
-    return set(list_debugfs(Scan()) or ())
+    except FileNotFoundError:
+        return set(list_debugfs(Scan()) or ())
 
 
 def listed_fences(listed: ListedBuffer) -> tuple[BufferFence, ...]:

@@ -12,6 +12,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from .._fd import may_open
 from .._mounts import mounts
 
 __all__ = ["ListedBuffer", "ListedFence", "ListedTimeline", "Point", "parse_bufinfo", "parse_sync_info", "read"]
@@ -206,7 +207,7 @@ def read(path: str, limit: float = TIME_LIMIT) -> bytes:
 
 def read_file(path: str, limit: float) -> bytes:
     """What a file says, read by cat(1)."""
-    if not os.access(path, os.R_OK, effective_ids=True):
+    if not may_open(path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     process = subprocess.Popen(
         ["cat", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

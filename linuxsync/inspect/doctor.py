@@ -10,21 +10,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .. import fencedev, sw_sync, udmabuf
-from .._fd import OwnedFd
+from .._fd import OwnedFd, may_open
 from .._mounts import mounts
 from ..dma_buf import Access, DmaBuf
 from ..dma_heap import DmaHeap
 from ..drm import DrmDevice
+from ..errors import OURS
 from ..sw_sync import Timeline
 from ..sync_file import SyncFile
 from ..syncobj import Syncobj
 from .findings import VM, Finding, State, for_us, load, look_as_root, missing, of_node, ok, root_says, unknown
 from .rights import of_hidepid, of_kcmp, of_pidfd, of_ptrace, of_root
+from .syncobjs import device_nodes
 
 __all__ = ["examine"]
 
 PAGE = 4096
-DRI = Path("/dev/dri")
 HEAPS = Path("/dev/dma_heap")
 UDMABUF = Path("/dev/udmabuf")
 # What a DRM device may have, and why none has it.
@@ -51,7 +52,9 @@ def kernel_functions() -> dict[str, bool] | None:
             for line in file:
                 listed = True
                 found.update(names[word] for word in line.split()[2:3] if word in names)
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return None
     return {name: name in found for name in FUNCTIONS} if listed else None
 
@@ -98,11 +101,16 @@ def a_buffer(stack: ExitStack) -> DmaBuf | None:
         try:
             with DmaHeap(name) as heap:
                 return stack.enter_context(heap.alloc(PAGE))
-        except (OSError, MemoryError):
+        except MemoryError:
             continue
+        except OSError as error:
+            if error.errno in OURS - {errno.ENOMEM}:  # a heap with memory of its own may have no more of that
+                raise
     try:
         return stack.enter_context(udmabuf.create(PAGE))
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return None
 
 
@@ -111,18 +119,22 @@ def a_fence(stack: ExitStack, buffer: DmaBuf | None) -> SyncFile | None:
     if buffer is not None:
         try:
             return stack.enter_context(buffer.export_sync_file(Access.RW))
-        except OSError:
-            pass
-    for path in sorted(DRI.glob("renderD*")):
+        except OSError as error:
+            if error.errno in OURS:
+                raise
+    for path in device_nodes("renderD"):
         try:
             with DrmDevice.open(path=path) as device, Syncobj.create(device, True) as syncobj:
                 return stack.enter_context(syncobj.export_sync_file())
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in OURS:
+                raise
     try:
         with Timeline("doctor") as timeline:
             return stack.enter_context(timeline.create_fence(0))
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return None
 
 
@@ -190,7 +202,7 @@ def of_mount(kind: str, usual: str, option: str) -> Finding:
     """A file system that somebody has to mount."""
     places = [str(place) for place, _ in mounts(kind)]
     for place in places:
-        if os.access(place, os.R_OK | os.X_OK, effective_ids=True):
+        if may_open(place, os.R_OK | os.X_OK):
             return ok(kind, f"mounted on {place}")
     if places:
         return missing(kind, f"mounted on {places[0]}, but not for this user", look_as_root())
@@ -201,7 +213,7 @@ def of_mount(kind: str, usual: str, option: str) -> Finding:
 
 def of_heaps() -> Finding:
     name, there = "heaps", DmaHeap.names()
-    usable = [heap for heap in there if os.access(HEAPS / heap, os.R_OK, effective_ids=True)]
+    usable = [heap for heap in there if may_open(HEAPS / heap, os.R_OK)]
     if usable:
         return ok(name, ", ".join(usable))
     if there:
@@ -258,8 +270,8 @@ def of_drm() -> Iterator[Finding]:
 def drm_nodes() -> list[list[Path]]:
     """The nodes of each device, the render node first, in the order of their numbers; udev is not asked."""
     devices: dict[Path, list[Path]] = {}
-    for pattern in ("renderD[0-9]*", "card[0-9]*"):
-        for node in sorted(DRI.glob(pattern), key=number):
+    for kind in ("renderD", "card"):
+        for node in sorted(device_nodes(kind), key=number):
             owner = Path("/sys/class/drm", node.name, "device")
             # One without a device behind it is one by itself.
             devices.setdefault(owner.resolve() if owner.exists() else node, []).append(node)
@@ -286,7 +298,7 @@ def drm_device(nodes: list[Path]) -> tuple[Finding, set[str] | None]:
         except PermissionError:
             why, fix = "not for this user", fix or for_us(node)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            if error.errno in OURS:
                 raise
             why = why or error.strerror
     driver = Path("/sys/class/drm", nodes[-1].name, "device", "driver")

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from .._fd import may_open
+from ..errors import OURS
+
 __all__ = ["Finding", "State"]
 
 VM = "linuxsync vm shell"  # whose kernel has all of it
@@ -65,7 +68,9 @@ def load(module: str) -> str:
     try:
         folder = Path("/lib/modules", os.uname().release)
         known = b"/%s.ko" % module.encode() in (folder / "modules.dep").read_bytes()
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         known = False
     return root_says(f"modprobe {module}") if known else VM
 
@@ -74,7 +79,7 @@ def of_node(name: str, path: Path, option: str, fix: str) -> Finding:
     """A device node to be read and written."""
     if not path.exists():
         return missing(name, f"no {path}: the module is not loaded, or the kernel lacks {option}", fix)
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+    if not may_open(path):
         return missing(name, f"{path} is not for this user", for_us(path))
     return ok(name, str(path))
 

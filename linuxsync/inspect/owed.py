@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .. import sw_sync
 from ..drm import devices
+from ..errors import OURS
 from ..sync_file import FenceInfo, SyncFileInfo
 from .fences import ask, files_among
 from .processes import Descriptor, Kind, Scan
@@ -110,6 +111,8 @@ def ask_timelines(look: Scan) -> Iterator[tuple[SyncFileInfo, tuple[Descriptor, 
     try:
         place = Path(sw_sync.find()).stat()
     except OSError as error:
+        if error.errno in OURS:
+            raise
         look.missed["sw_syncs", f"their names: {error.strerror}"] += len(look.of(Kind.SW_SYNC))
         return
     for group in files_among(list(ask(look, Kind.SW_SYNC, lambda process, fd: process.timeline(fd, place)))):
@@ -131,7 +134,9 @@ def driver_of(descriptor: Descriptor, nodes: dict[int, str]) -> str | None:
         return None
     try:
         there = Path("/proc", str(descriptor.process.pid), "fd", str(descriptor.fd)).stat()
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return None
     return nodes.get(there.st_rdev) if stat.S_ISCHR(there.st_mode) else None
 
@@ -143,6 +148,7 @@ def driver_of_nodes() -> dict[int, str]:
     for path, driver in [*paths, (FENCEDEV_NODE, FENCEDEV)]:
         try:
             found[Path(path).stat().st_rdev] = driver
-        except OSError:
-            pass  # unplugged meanwhile
+        except OSError as error:
+            if error.errno in OURS:
+                raise  # any other: unplugged meanwhile
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._fd import OwnedFd
 from .._mounts import mounts
+from ..errors import OURS
 from .findings import VM, Finding, look_as_root, missing, ok, root_says, unknown
 from .pidfd import PidFd, same_file
 
@@ -76,7 +77,9 @@ def yama() -> int | None:
         return int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in OURS:
+            raise
         return None
 
 

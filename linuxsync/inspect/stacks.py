@@ -21,6 +21,7 @@ from typing import BinaryIO, NamedTuple
 
 from .._proc import process_of, start_time, threads
 from .._tracefs import Instance, private_instance
+from ..errors import OURS
 from .elf import Symbols
 from .processes import GONE, Kind
 
@@ -263,7 +264,7 @@ class Places:
                 status = os.fstat(file.fileno())
                 return self._symbols.of(file, status) if S_ISREG(status.st_mode) else None
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            if error.errno in OURS:
                 raise
             return None  # gone, or not for us, or what its file system has to say
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from .._fd import OwnedFd
 from ..drm import DrmDevice
+from ..errors import OURS
 from ..sync_file import FenceInfo, SyncFile
 from ..syncobj import Syncobj
 from .fences import ask, files_among
@@ -93,7 +96,9 @@ def is_there(descriptor: Descriptor) -> bool:
     """Whether a descriptor that gave no answer is one still."""
     try:
         link = Path("/proc", str(descriptor.process.pid), "fd", str(descriptor.fd)).readlink()
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return False
     return str(link) == descriptor.link
 
@@ -115,12 +120,29 @@ def imported(device: DrmDevice, process: PidFd, fd: int) -> Iterator[Syncobj | N
 
 def fence_in(syncobj: Syncobj, point: int = 0) -> SyncFile | None:
     """What it holds now, of a timeline all that it has not forgotten, or what is at a point; None if nothing is."""
+    for _ in range(2):
+        try:
+            return syncobj.export_sync_file(point)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        # Which the kernel also says where it has no memory for the file.
+        if not holds_fence(syncobj, point):
+            return None
+    raise OSError(errno.ENOMEM, f"{os.strerror(errno.ENOMEM)}: no file for the fence of {syncobj!r}")
+
+
+def holds_fence(syncobj: Syncobj, point: int) -> bool:
+    """Whether there is a fence to wait for."""
     try:
-        return syncobj.export_sync_file(point)
+        syncobj.wait(0, point or None)
+    except TimeoutError:
+        return True
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return None
+        return False
+    return True
 
 
 def state_of(device: DrmDevice, process: PidFd, fd: int) -> State | None:
@@ -147,7 +169,7 @@ def state_of(device: DrmDevice, process: PidFd, fd: int) -> State | None:
 def device_with_syncobjs(look: Scan) -> Iterator[DrmDevice | None]:
     """A render node opened anew, with timelines if there is one: whoever opens a primary node may become its master."""
     refused, plain = False, None
-    for path in sorted(NODES.glob("renderD*")):
+    for path in device_nodes("renderD"):
         try:
             device = DrmDevice.open(path=path)
         except OSError as error:
@@ -167,6 +189,15 @@ def device_with_syncobjs(look: Scan) -> Iterator[DrmDevice | None]:
     why = "they are not for this user: join the group render, or try as root" if refused else "none has syncobjs"
     look.missed["syncobjs' points", f"it takes a render node, and {why}"] += len(look.of(Kind.SYNCOBJ_FILE))
     yield None
+
+
+def device_nodes(kind: str) -> list[Path]:
+    """The nodes that begin with "card" or "renderD", sorted; Path.glob() of Python 3.13 takes EMFILE for none."""
+    try:
+        names = os.listdir(NODES)  # noqa: PTH208
+    except (FileNotFoundError, PermissionError):
+        return []
+    return sorted(NODES / name for name in names if re.fullmatch(rf"{kind}\d+", name))
 
 
 def note_devices(look: Scan) -> None:

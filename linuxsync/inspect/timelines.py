@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import sw_sync
+from ..errors import OURS
 from . import debugfs
 from .debugfs import ListedTimeline
 from .fences import HeldSyncFile, open_files
@@ -144,5 +145,7 @@ def is_sw_sync(descriptor: Descriptor) -> bool:
     try:
         there = Path("/proc", str(descriptor.process.pid), "fd", str(descriptor.fd)).stat()
         return os.path.samestat(there, Path(sw_sync.find()).stat())
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return False

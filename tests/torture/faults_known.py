@@ -17,6 +17,11 @@ ANSWERS = {
 }
 # Of linuxsync's own, and Python's, for the sweeps in which they are.
 ASKED_AGAIN = {"sync_file_ioctl": "linuxsync takes any refusal of the first FILE_INFO for one of too little room"}
+UDEV = {
+    "device_get_devnode": "the name of the node, in a file of /sys: linuxsync knows what DRM calls its own",
+    "get_random_bytes_user": "libudev's tables of hashes begin with another number",
+}
+NO_FILE = {"sync_file_create": "EINVAL, as of an empty syncobj; linuxsync asks whether it is one, and once more"}
 FILES = {"__do_sys_newfstatat": "Python's open() and mmap.mmap() only would like to know more of the file"}
 POLLED_AGAIN = {"__x64_sys_poll": "linuxsync takes whatever is no yes for a no, and waits"}
 NO_ANSWER = {

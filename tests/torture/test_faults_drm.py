@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 from drm_words import ask, handles, node_of
 
-from linuxsync import Access, DmaHeap, DrmDevice, VgemDevice
+from linuxsync import Access, DmaHeap, DrmDevice, VgemDevice, drm
 from tests.torture.faults import close_new, covers, equals
-from tests.torture.faults_known import FILES, NO_ANSWER
+from tests.torture.faults_known import FILES, NO_ANSWER, UDEV
 
 pytest_plugins = ["tests.torture.faults_plugin"]
 SIZE = 64 * 64 * 4
@@ -77,6 +77,19 @@ def test_open(sweep, driver):
 @covers("VgemDevice.open", "VgemDevice")
 def test_open_vgem(sweep):
     sweep(partial(VgemDevice.open, path=node_of("vgem")), lambda made: made.close())
+
+
+@covers("drm.devices")
+def test_devices(sweep):
+    """None is left out, and nothing of any."""
+    sweep(drm.devices, equals(drm.devices()), swallowed=UDEV)
+
+
+@covers("DrmDevice.open", "VgemDevice.open")
+@pytest.mark.parametrize("how", [VgemDevice.open, partial(DrmDevice.open, "vgem")], ids=["VgemDevice", "DrmDevice"])
+def test_open_by_driver(sweep, how):
+    """A device that could not be looked at is not said to be missing."""
+    sweep(how, lambda made: made.close(), swallowed=UDEV)
 
 
 @covers("DrmDevice.version", "DrmDevice.driver")

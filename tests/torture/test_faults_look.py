@@ -3,11 +3,12 @@
 import os
 
 import pytest
+from drm_words import node_of
 
-from linuxsync import DmaHeap, SyncFile, Timeline, inspect
-from linuxsync.inspect import PidFd
-from tests.torture.faults import covers, holds
-from tests.torture.faults_known import ASKED_AGAIN, FILES
+from linuxsync import DmaHeap, DrmDevice, SyncFile, Syncobj, Timeline, fencedev, inspect, sw_sync
+from linuxsync.inspect import PidFd, debugfs, timelines
+from tests.torture.faults import covers, equals, holds, open_files
+from tests.torture.faults_known import ASKED_AGAIN, FILES, NO_FILE, UDEV
 
 pytest_plugins = ["tests.torture.faults_plugin"]
 
@@ -50,3 +51,70 @@ def test_pidfd(sweep):
 def test_pidfd_get(sweep, things):
     with PidFd.open(os.getpid()) as process:
         sweep(lambda: process.get(SyncFile, things[1].fileno()), holds(1))
+
+
+@covers("sw_sync.available", "fencedev.available")
+@pytest.mark.parametrize("module", [sw_sync, fencedev], ids=["sw_sync", "fencedev"])
+def test_available(sweep, module):
+    """That there is no memory to look is no answer."""
+    sweep(module.available, equals(True), swallowed=FILES)
+
+
+@covers("inspect.fence_timelines")
+def test_who_advances(sweep, things):
+    """All of it but debugfs, which a child reads."""
+    scan = look()
+    listed, _ = debugfs.parse_sync_info(debugfs.read("sync/info"))
+
+    def right(found):
+        ((descriptors, sure),) = found.values()
+        assert ([one.fd for one in descriptors], sure) == ([things[0].fileno()], True)
+
+    sweep(lambda: timelines.who_advances(scan, listed), right, swallowed=FILES)
+
+
+@covers("inspect.named_timelines", "inspect.PidFd.timeline")
+def test_named_timelines(sweep, things):
+    scan = look()
+
+    def right(found):
+        assert [[one.fd for one in holders] for _, holders in found] == [[things[0].fileno()]]
+        assert not scan.missed
+
+    sweep(lambda: inspect.named_timelines(scan), right, swallowed={**FILES, **ASKED_AGAIN})
+
+
+@covers("inspect.owed_by")
+def test_owed_by(sweep, things):
+    """With a device, so that the drivers of all of them are asked for."""
+    with DrmDevice.open(path=node_of("vgem")):
+        scan, info = look(), things[1].info()
+
+        def right(found):
+            assert [([holder.fd for holder in one.owners], one.sure) for one in found] == [([things[0].fileno()], True)]
+            assert not scan.missed
+
+        sweep(lambda: inspect.owed_by(scan, info), right, swallowed={**FILES, **ASKED_AGAIN, **UDEV})
+
+
+@covers("inspect.syncobj_files")
+@pytest.mark.linuxsync(requires=["timeline_syncobj"])
+def test_syncobj_files(sweep):
+    """One of our own, of which a descriptor is held."""
+    with DrmDevice.open(path=node_of("virtio_gpu", "renderD")) as device, Syncobj.create(device, True) as syncobj:
+        fd = syncobj.to_fd()
+        try:
+            scan = look()
+
+            def right(found):
+                assert [(held.status, [one.fd for one in held.holders]) for held in found] == [(1, [fd])]
+
+            def lost(files, *_):
+                """A sync_file that nobody was told of; a handle goes with its device."""
+                for number in open_files().keys() - files.keys():
+                    os.close(int(number))
+
+            swallowed = {**FILES, **ASKED_AGAIN, **NO_FILE}
+            sweep(lambda: inspect.syncobj_files(scan), right, swallowed=swallowed, lost=lost)
+        finally:
+            os.close(fd)

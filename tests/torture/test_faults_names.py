@@ -17,24 +17,21 @@ NONE = {
     r"ddi\.ddi_dma_(alloc|free)_handle": "memory of the process",
     r"GemBuffer|VgemFence|kms\.Framebuffer|fencedev\.Job": "what makes it is swept",
     r"fencedev\.Operation": "a base of values",
-    r"(sw_sync|fencedev)\.available": "says no, whatever the reason",
-    r"drm\.devices": "libudev's, which says nothing of what it could not read",
     r"drm\.(Watch|watch)(\..*)?": "pyudev's: a monitor in a thread of its own, which fail-nth does not reach",
     r"trace\..*": "reads and writes files with Python's open and read; the trace instance of all of it is swept",
     r"inspect\.Scan(\..*)?": "what inspect.scan has found",
-    r"inspect\.(dma_bufs|fence_timelines)": (
+    r"inspect\.dma_bufs": (
         "reads debugfs in a child, which fail-nth does not reach; what it could not read, the scan notes as unseen"
     ),
     r"inspect\.(by_process|deadlocks|growth|names_by_process|tally|open_files|same_file)": (
         "asks nobody, or only kcmp(2), which takes no memory and copies nothing"
     ),
-    r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments|syncobj_files|owed_by|named_timelines)": (
+    r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments)": (
         "reads /proc as inspect.scan does, for many processes, or asks by duplicates as inspect.sync_files does"
     ),
     r"inspect\.(examine|record_stacks|Stacks|Watch)(\..*)?": (
         "made of other operations, of programs and of tracefs; the trace instance of all of it is swept"
     ),
-    r"inspect\.PidFd\.timeline": "as inspect.PidFd.fences",
 }
 # It has no name that one would write.
 OPERATORS = {"SyncFile.__or__"}

@@ -13,7 +13,7 @@ from children import forked
 from drm_words import ask, clients, node_of
 from kernel_words import free_descriptors, refused
 
-from linuxsync import DrmDevice, OwnedFd, SyncFile, Timeline, drm
+from linuxsync import DrmDevice, OwnedFd, SyncFile, Timeline, VgemDevice, drm
 
 DRIVERS = ("vgem", "vkms", "virtio_gpu")
 NOBODY = 65534
@@ -143,6 +143,10 @@ def test_looking_without_descriptors():
                 assert error.errno == errno.EMFILE
             else:
                 assert found == {"vgem", "vkms", "virtio_gpu"}
+            try:
+                VgemDevice.open().close()
+            except OSError as error:
+                assert error.errno == errno.EMFILE
     assert found
 
 

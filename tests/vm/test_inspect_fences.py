@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,17 @@ from kernel_words import free_descriptors, refused
 from look_words import NOBODY, as_nobody, become_nobody, linuxsync, scene
 
 from linuxsync import SyncFile, Timeline, merge
-from linuxsync.inspect import Descriptor, Kind, PidFd, same_file, scan, sync_files
+from linuxsync.inspect import (
+    Descriptor,
+    Kind,
+    PidFd,
+    examine,
+    named_timelines,
+    owed_by,
+    same_file,
+    scan,
+    sync_files,
+)
 
 
 def fds_of(pid):
@@ -386,3 +397,30 @@ def test_confirm(timeline, fence):
     assert [one["status"] for one in before] == [0, 0]
     assert [(one["status"], one["seqno"]) for one in after] == [(1, 1), (0, 7)]
     assert after[0]["since"] > 0 and after[1]["since"] is None
+
+
+def enough_or_emfile(ask, right, most):
+    """With ever more descriptors to spare: EMFILE, until there are enough for what is right; nothing in between."""
+    refusals = 0
+    for free in range(most):
+        with free_descriptors(free):
+            try:
+                found = ask()
+            except OSError as error:
+                assert error.errno == errno.EMFILE
+                refusals += 1
+            else:
+                assert found == right, f"with {free} descriptors"
+    assert 0 < refusals < most
+
+
+def test_what_can_not_be_looked_at_is_not_gone(fence, device):
+    """Without descriptors of our own nobody is left out of what is found, and no timeline goes without a name."""
+    look, info = scan([os.getpid()]), fence.info()
+    for question in (named_timelines, partial(owed_by, info=info)):
+        enough_or_emfile(lambda ask=question: (ask(look), look.unseen), (question(look), []), 16)
+
+
+def test_what_can_not_be_looked_at_is_not_missing():
+    """What doctor could not open for want of descriptors is not said to be missing from the machine."""
+    enough_or_emfile(examine, examine(), 24)

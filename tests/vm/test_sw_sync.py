@@ -273,6 +273,8 @@ def test_opening_without_a_descriptor(timeline, open_files):
             Timeline(path=path)
         with refused(errno.EMFILE):
             timeline.create_fence(1)
+        with refused(errno.EMFILE):
+            sw_sync.available()  # which is no no
         timeline.inc()
     assert open_files() == before
     with timeline.create_fence(1) as fence:
