@@ -192,6 +192,31 @@ def test_timeout(cache: Path) -> None:
     assert_lost(done, cache, f"the command did not end within {limit} s (--timeout)", "Initialized vkms")
 
 
+# sw_sync_debugfs_release() holds the timeline's lock while it signals the fence, and the eventfd lets go of the last
+# reference there: timeline_fence_release() takes the same lock. SECURITY.md tells of it.
+HANG = """
+import os
+from linuxsync import DrmDevice, Syncobj, Timeline
+with DrmDevice.open("virtio_gpu", render=True) as device, Syncobj.create(device) as syncobj:
+    timeline = Timeline()
+    with timeline.create_fence(1) as fence:
+        syncobj.import_sync_file(fence)
+    syncobj.eventfd(None, os.eventfd(0))
+    syncobj.reset()
+    print("closing", flush=True)
+    timeline.close()
+print("closed")
+"""
+
+
+def test_a_kernel_that_hangs_in_close(cache: Path) -> None:
+    """Nothing ends that command, a kill neither; the guest is lost, and nothing else."""
+    limit = enough()
+    done = vm(cache, "--timeout", f"{limit}", "--", "python", "-c", HANG, limit=limit + LIMIT)
+    assert done.stdout == b"closing\n"
+    assert_lost(done, cache, f"the command did not end within {limit} s (--timeout)", "Initialized vkms")
+
+
 def test_panic(cache: Path) -> None:
     done = vm(cache, "--", "sh", "-c", "echo before; echo c > /proc/sysrq-trigger")
     assert done.stdout == b"before\n"
