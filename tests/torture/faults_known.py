@@ -20,6 +20,7 @@ ASKED_AGAIN = {"sync_file_ioctl": "linuxsync takes any refusal of the first FILE
 UDEV = {
     "device_get_devnode": "the name of the node, in a file of /sys: linuxsync knows what DRM calls its own",
     "get_random_bytes_user": "libudev's tables of hashes begin with another number",
+    "__do_sys_newfstatat": "libudev, too, only would like to know more of a file; what it has is complete all the same",
 }
 NO_FILE = {"sync_file_create": "EINVAL, as of an empty syncobj; linuxsync asks whether it is one, and once more"}
 FILES = {"__do_sys_newfstatat": "Python's open() and mmap.mmap() only would like to know more of the file"}
