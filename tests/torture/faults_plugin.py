@@ -25,12 +25,12 @@ ROWS: list[Row] = []
 def sweep(request: pytest.FixtureRequest, tally: Any) -> Iterator[Sweep]:
     """A function that makes every allocation and copy in an operation fail in turn; see ``Sweep.__call__``.
 
-    Each name that the test covers must have been called in one; if its parameter is one of these names, that one.
+    Each name that the test covers must have been called in one; if a parameter is a part of some names, those.
     """
     chosen = getattr(getattr(request.node, "callspec", None), "id", "")
     names = request.function.covers
     row = Row(request.function.row + (f" [{chosen}]" if chosen else ""))
-    claims = Claims([name for name in names if name.rpartition(".")[2] in chosen.split("-")] or names)
+    claims = Claims([name for name in names if {*name.split(".")} & {*chosen.split("-")}] or names)
     injector = Injector(known(request.config))
     try:
         yield Sweep(injector, row, tally, claims)
