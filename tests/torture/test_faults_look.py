@@ -60,7 +60,7 @@ def test_available(sweep, module):
     sweep(module.available, equals(True), swallowed=FILES)
 
 
-@covers("inspect.fence_timelines")
+@covers(row="inspect.fence_timelines, but for debugfs")
 def test_who_advances(sweep, things):
     """All of it but debugfs, which a child reads."""
     scan = look()

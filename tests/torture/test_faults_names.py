@@ -20,7 +20,7 @@ NONE = {
     r"drm\.(Watch|watch)(\..*)?": "pyudev's: a monitor in a thread of its own, which fail-nth does not reach",
     r"trace\..*": "reads and writes files with Python's open and read; the trace instance of all of it is swept",
     r"inspect\.Scan(\..*)?": "what inspect.scan has found",
-    r"inspect\.dma_bufs": (
+    r"inspect\.(dma_bufs|fence_timelines)": (
         "reads debugfs in a child, which fail-nth does not reach; what it could not read, the scan notes as unseen"
     ),
     r"inspect\.(by_process|deadlocks|growth|names_by_process|tally|open_files|same_file)": (
