@@ -45,7 +45,7 @@ def no_descriptor_leaks() -> Iterator[None]:
 def mark(text: str) -> None:
     """Write to the log of the guest's kernel, so that ``vm/run`` knows which of its reports no test has judged."""
     if os.environ.get("LINUXSYNC_VM"):
-        Path("/dev/kmsg").write_text(text)
+        Path("/dev/kmsg").write_text(f"{text}\n")  # without a newline it waits for what may come to continue it
 
 
 def pytest_sessionstart() -> None:
