@@ -6,11 +6,11 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EBADF, EINTR, ENOTTY, ESRCH, errno
 from libc.string cimport memcmp, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from linuxsync._native.fd cimport OwnedFd, drop, fd_of
 from linuxsync._native.processes cimport Descriptor, HeldSyncFile, held
 from linuxsync._native.sync_file cimport snapshot
+from linuxsync._native.wait cimport now
 from uapi cimport SW_SYNC_IOC_CREATE_FENCE, SYS_pidfd_getfd, SYS_pidfd_open, sw_sync_create_fence_data
 from xioctl cimport refusal, try_ioctl
 
@@ -108,7 +108,7 @@ cdef class PidFd(OwnedFd):
                     found.append(held(snapshot(ours), one))
             finally:
                 drop(ours)
-        looked_ns = now_ns()  # after the last one was asked, so that none has signaled later
+        looked_ns = now()  # after the last one was asked, so that none has signaled later
         for made in found:
             made.looked_ns = looked_ns
         return found
@@ -150,12 +150,6 @@ cdef class OurFds:
         if length == -1:
             raise refusal(errno, f"readlink of /proc/self/fd/{fd}")
         return length == 20 and memcmp(text, b"anon_inode:sync_file", 20) == 0
-
-
-cdef long long now_ns() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 def open_pid(int pid):

@@ -35,7 +35,10 @@ cdef int64_t NEVER = INT64_MAX
 
 cdef int64_t now() noexcept nogil:
     cdef timespec at
-    clock_gettime(CLOCK_MONOTONIC, &at)
+    # A system call where the clock is none that the vDSO can read (hpet, say), and its answer may not get here for want of
+    # memory: at a moment made up of what lay on the stack a wait would never end.
+    while clock_gettime(CLOCK_MONOTONIC, &at) != 0:
+        pass
     return <int64_t>at.tv_sec * NS + at.tv_nsec
 
 

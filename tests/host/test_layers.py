@@ -56,7 +56,7 @@ NATIVE = {
     "syncobj": {"drm", "fd", "sync_file", "wait", "xioctl", "uapi"},
     "wait": {"fd", "xioctl"},
     "processes": {"fd", "sync_file", "xioctl"},
-    "pidfd": {"fd", "processes", "sync_file", "uapi", "xioctl"},
+    "pidfd": {"fd", "processes", "sync_file", "uapi", "wait", "xioctl"},
     "table": {"processes"},
     "ring_buffer": set(),
     "tracefs": {"fd"},

@@ -24,6 +24,7 @@ UDEV = {
 }
 NO_FILE = {"sync_file_create": "EINVAL, as of an empty syncobj; linuxsync asks whether it is one, and once more"}
 FILES = {"__do_sys_newfstatat": "Python's open() and mmap.mmap() only would like to know more of the file"}
+CLOCK = {"__x64_sys_clock_gettime": "linuxsync looks again"}
 POLLED_AGAIN = {"__x64_sys_poll": "linuxsync takes whatever is no yes for a no, and waits"}
 NO_ANSWER = {
     "^drm_ioctl": "some requests have no answer, or are asked one way: a copy of no bytes fails, and nobody cares"

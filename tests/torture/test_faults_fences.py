@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from linuxsync import SyncFile, Timeline, as_completed, merge, sw_sync, wait_all, wait_any
+from linuxsync import Access, DmaHeap, SyncFile, Timeline, as_completed, merge, sw_sync, wait_all, wait_any
 from tests.torture.faults import covers, equals, holds
-from tests.torture.faults_known import ASKED_AGAIN, FILES, NAME
+from tests.torture.faults_known import ASKED_AGAIN, CLOCK, FILES, NAME
 
 pytest_plugins = ["tests.torture.faults_plugin"]
 READ = ["status", "fences", "name", "timestamp_ns", "signaled", "error"]
@@ -21,6 +21,16 @@ def loop():
     made = asyncio.new_event_loop()
     yield made
     made.close()
+
+
+@pytest.fixture
+def slow_clock():
+    """A clock that the vDSO can't read: to look at it is a system call, which copies its answer."""
+    current = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    before = current.read_text()
+    current.write_text("hpet")
+    yield
+    current.write_text(before)
 
 
 @pytest.fixture
@@ -94,6 +104,20 @@ def test_wait(sweep, fence):
             fence.wait(0.001)
 
     sweep(wait)
+
+
+@covers("SyncFile.wait", "DmaBuf.poll")
+def test_deadlines(sweep, fence, slow_clock):
+    """Nobody waits until a moment that could not be read."""
+
+    def wait():
+        with pytest.raises(TimeoutError):
+            fence.wait(0.001)
+
+    sweep(wait, swallowed=CLOCK)
+    with DmaHeap() as heap, heap.alloc(4096) as buf:
+        buf.import_sync_file(fence, Access.WRITE)
+        sweep(lambda: buf.poll(Access.READ), equals(False), swallowed=CLOCK)
 
 
 @covers("SyncFile.wait_async")
