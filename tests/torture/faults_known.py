@@ -22,7 +22,6 @@ UDEV = {
     "get_random_bytes_user": "libudev's tables of hashes begin with another number",
     "__do_sys_newfstatat": "libudev, too, only would like to know more of a file; what it has is complete all the same",
 }
-NO_FILE = {"sync_file_create": "EINVAL, as of an empty syncobj; linuxsync asks whether it is one, and once more"}
 FILES = {"__do_sys_newfstatat": "Python's open() and mmap.mmap() only would like to know more of the file"}
 CLOCK = {"__x64_sys_clock_gettime": "linuxsync looks again"}
 POLLED_AGAIN = {"__x64_sys_poll": "linuxsync takes whatever is no yes for a no, and waits"}

@@ -5,10 +5,10 @@ import os
 import pytest
 from drm_words import node_of
 
-from linuxsync import DmaHeap, DrmDevice, SyncFile, Syncobj, Timeline, fencedev, inspect, sw_sync
+from linuxsync import DmaHeap, DrmDevice, SyncFile, Timeline, fencedev, inspect, sw_sync
 from linuxsync.inspect import PidFd, debugfs, timelines
-from tests.torture.faults import covers, equals, holds, open_files
-from tests.torture.faults_known import ASKED_AGAIN, FILES, NO_FILE, UDEV
+from tests.torture.faults import covers, equals, holds
+from tests.torture.faults_known import ASKED_AGAIN, FILES, UDEV
 
 pytest_plugins = ["tests.torture.faults_plugin"]
 
@@ -95,26 +95,3 @@ def test_owed_by(sweep, things):
             assert not scan.missed
 
         sweep(lambda: inspect.owed_by(scan, info), right, swallowed={**FILES, **ASKED_AGAIN, **UDEV})
-
-
-@covers("inspect.syncobj_files")
-@pytest.mark.linuxsync(requires=["timeline_syncobj"])
-def test_syncobj_files(sweep):
-    """One of our own, of which a descriptor is held."""
-    with DrmDevice.open(path=node_of("virtio_gpu", "renderD")) as device, Syncobj.create(device, True) as syncobj:
-        fd = syncobj.to_fd()
-        try:
-            scan = look()
-
-            def right(found):
-                assert [(held.status, [one.fd for one in held.holders]) for held in found] == [(1, [fd])]
-
-            def lost(files, *_):
-                """A sync_file that nobody was told of; a handle goes with its device."""
-                for number in open_files().keys() - files.keys():
-                    os.close(int(number))
-
-            swallowed = {**FILES, **ASKED_AGAIN, **NO_FILE}
-            sweep(lambda: inspect.syncobj_files(scan), right, swallowed=swallowed, lost=lost)
-        finally:
-            os.close(fd)

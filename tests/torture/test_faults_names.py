@@ -26,7 +26,7 @@ NONE = {
     r"inspect\.(by_process|deadlocks|growth|names_by_process|tally|open_files|same_file)": (
         "asks nobody, or only kcmp(2), which takes no memory and copies nothing"
     ),
-    r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments)": (
+    r"inspect\.(polled|stuck_fences|waiters|gauges|sample|moments|syncobj_files)": (
         "reads /proc as inspect.scan does, for many processes, or asks by duplicates as inspect.sync_files does"
     ),
     r"inspect\.(examine|record_stacks|Stacks|Watch)(\..*)?": (
