@@ -187,6 +187,7 @@ def run_torture(
         limited: the time limit was asked for, and holds for the guest; else it is as long as all of it takes.
     """
     guest = of_guest(settings, checkout)
+    limit = settings.timeout if limited else max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
     statuses = []
     words = [torture_test(word, checkout) or word for word in arguments]
     chosen = any(torture_test(word, checkout) for word in arguments)
@@ -200,7 +201,6 @@ def run_torture(
         words.append("tests/torture")
     if minutes is not None:
         words.append(f"--minutes={minutes:g}")
-    limit = settings.timeout if limited else max(settings.timeout, (minutes or 0) * 60 + TORTURE_ITSELF)
     return worst([*statuses, runner.run(in_guest(words), replace(guest, timeout=limit), stdin=None)])
 
 

@@ -15,7 +15,7 @@ import pytest
 from linuxsync import inspect
 from linuxsync.cli.doctor import TABLE, for_people
 from linuxsync.cli.table import Output
-from linuxsync.inspect import Finding, State, rights
+from linuxsync.inspect import Finding, State, rights, syncobjs
 from linuxsync.inspect import doctor as doctors
 
 
@@ -112,7 +112,7 @@ def test_functions(tmp_path):
 
 def test_findings_of_an_empty_machine(monkeypatch, tmp_path):
     """No device of any kind, no debugfs: nothing is called ok that nobody saw."""
-    monkeypatch.setattr(doctors, "DRI", tmp_path / "dri")
+    monkeypatch.setattr(syncobjs, "NODES", tmp_path / "dri")
     monkeypatch.setattr(doctors, "a_buffer", lambda stack: None)
     monkeypatch.setattr(doctors, "a_fence", lambda stack, buffer: None)
     monkeypatch.setattr(doctors, "kernel_functions", lambda: None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from linuxsync.vm import __main__ as front
-from linuxsync.vm import bootstrap, fencedev, runner
+from linuxsync.vm import bootstrap, fencedev, runner, tests
 from linuxsync.vm.command import Options
 from linuxsync.vm.kernel import Kernel
 from linuxsync.vm.tests import phases, worst
@@ -249,7 +249,10 @@ def test_test_paths_choose_the_phases() -> None:
 
 @pytest.fixture
 def tortured(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[list[str], float]]:
-    """What pytest in the guest is given by a command line, and the guest's time limit; no guest is booted."""
+    """What pytest in the guest is given by a command line, and the guest's time limit.
+
+    No guest is booted, and the part on the host is not run: it says that it has tried 7 inputs.
+    """
     runs: list[tuple[list[str], float]] = []
 
     def run(command: list[str], settings: runner.Settings, **others: object) -> int:
@@ -257,6 +260,7 @@ def tortured(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[list[str]
         return 0
 
     monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(tests, "torture_on_the_host", lambda *arguments: (0, 7))
     monkeypatch.setattr(fencedev, "module", lambda kernel: None)
     monkeypatch.setattr(Options, "find_kernel", lambda self: Kernel(Path("/nonexistent"), "6.12"))
 
@@ -270,7 +274,8 @@ def tortured(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[list[str]
 @pytest.mark.parametrize(
     ("folder", "line", "words"),
     [
-        (".", "", "tests/torture"),
+        (".", "", "tests/vm/test_security.py --inputs=7 tests/torture"),
+        (".", "--minutes 10 -x", "-x tests/vm/test_security.py --inputs=7 tests/torture --minutes=9"),
         (".", "-k vm", "-k vm tests/torture"),
         (".", "-x -k examples -m linuxsync", "-x -k examples -m linuxsync tests/torture"),
         ("tests", "-k vm", "-k vm tests/torture"),
