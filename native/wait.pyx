@@ -65,7 +65,7 @@ cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
     """How many of `polled` have news, 0 when the deadline came first."""
     cdef timespec left
     cdef timespec *limit = NULL
-    cdef int64_t ns
+    cdef int64_t left_ns = deadline  # which is right for 0 and NEVER
     cdef int result, error
     while True:
         if deadline == 0:  # it can't block, so it needs neither a clock nor to let go of the GIL
@@ -73,9 +73,9 @@ cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
             error = errno
         else:
             if deadline != NEVER:
-                ns = max(deadline - now(), 0)
-                left.tv_sec = ns // NS
-                left.tv_nsec = ns % NS
+                left_ns = max(deadline - now(), 0)
+                left.tv_sec = left_ns // NS
+                left.tv_nsec = left_ns % NS
                 limit = &left
             with nogil:
                 result = ppoll(polled, count, limit, NULL)
@@ -87,7 +87,7 @@ cdef int wait(pollfd *polled, nfds_t count, int64_t deadline) except -1:
         PyErr_CheckSignals()
         # The kernel looks for news first and for signals then: there was no news, and time is over. To ask once more
         # would be to go on for as long as signals come faster than poll(2) ends.
-        if deadline == 0 or (limit is not NULL and ns == 0):
+        if left_ns == 0:
             return 0
 
 
