@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from checkout import ROOT
+from linuxsync.vm import tests
 from processes import environment
 
 LIMIT = 2400.0
@@ -85,3 +87,11 @@ def test_what_goes_wrong_is_told(cache: Path, tmp_path: Path) -> None:
     assert "ERROR" in done.stdout and "swallowed: nobody said" in done.stdout
     assert table["objects leaked"] >= 1
     assert table["faults injected"] == table["faults survived"] + 1 > 1
+
+
+def test_fuzzed_inputs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the harnesses tried on the host comes back with pytest's status; one of them is enough to show that."""
+    monkeypatch.setattr(tests, "ON_THE_HOST", ("test_fuzz.py",))
+    status, inputs = tests.torture_on_the_host(0.1, ["-q", "-k", "undocumented and debugfs"], ROOT)
+    assert status == 0
+    assert inputs > 100
